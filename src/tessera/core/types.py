@@ -1,0 +1,92 @@
+"""The plain data of a run: what is asked, what was sampled, what it earned. Frozen, and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row of a task.
+
+    `prompt` is either plain text, shown to the model verbatim, or messages, which go through the model's chat
+    template. `prefill` opens the assistant's turn; the model continues it and the reward sees it. `key` is what two
+    splits may not share (two rows that ask the same thing have the same key). `metadata` carries what a reward needs
+    beyond the answer.
+    """
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    answer: Any
+    prefill: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The text that identifies the question, white space folded; splits are compared by it."""
+        if isinstance(self.prompt, str):
+            return " ".join(self.prompt.split())
+        return " ".join(" ".join(f"{m.role}: {m.content}".split()) for m in self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine returns for one row: the sampled ids, their log-probs, and why sampling ended.
+
+    `logprobs[t]` is the log-probability of `ids[t]` under the distribution it was drawn from (logits / temperature).
+    `ids` includes the end-of-sequence token when `finish_reason` is `"stop"`.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One scored completion of a prompt.
+
+    `ids` are the tokens after the prompt; `sampled[t]` is True where the policy wrote `ids[t]`, and only there is
+    `logprobs[t]` a log-probability (elsewhere None: not scored is not zero). `text` is the assistant's whole turn,
+    prefill included. `error` holds the text of a reward that failed; such a rollout has reward None and takes no
+    part in training.
+    """
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    sampled: tuple[bool, ...]
+    logprobs: tuple[float | None, ...]
+    finish_reason: FinishReason
+    text: str
+    reward: float | None
+    components: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of one prompt, compared with each other.
+
+    All share `prompt_ids`: the rendered prompt, followed, for a replay, by the first tokens of an earlier completion.
+    """
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        """The rewards of the rollouts that have one, in order."""
+        return tuple(r.reward for r in self.rollouts if r.reward is not None)
