@@ -1,1 +1,22 @@
+"""The six pieces of an objective: advantage, selection, weight, surrogate, regulariser, aggregation.
 
+Each module registers pure functions under a name; importing this package registers all of them.
+"""
+
+from tessera.pieces import advantage, aggregation, regulariser, selection, surrogate, weight
+from tessera.pieces.registry import KINDS, Piece, make, names, piece, validate
+
+__all__ = [
+    "KINDS",
+    "Piece",
+    "advantage",
+    "aggregation",
+    "make",
+    "names",
+    "piece",
+    "regulariser",
+    "selection",
+    "surrogate",
+    "validate",
+    "weight",
+]

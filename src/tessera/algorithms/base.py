@@ -1,0 +1,100 @@
+"""An algorithm is six pieces and nothing else.
+
+PLAN and LEARN of plan -> score -> learn live here; SCORE, which needs a model, lives in `tessera.policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from tessera.core.batch import Plan, Scored, TokenBatch
+from tessera.core.checks import check_groups
+from tessera.core.errors import UserError
+from tessera.core.masking import blank, group_size
+from tessera.pieces import KINDS, Piece
+
+
+class TokenLoss(NamedTuple):
+    """`loss_BT` float [B,T], each selected token's loss before aggregation; where a clip bound it, bool [B,T]."""
+
+    loss_BT: Tensor
+    clipped_low_BT: Tensor
+    clipped_high_BT: Tensor
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A composition: advantage -> selection -> weight -> surrogate (+ regulariser) -> aggregation."""
+
+    name: str
+    advantage: Piece
+    selection: Piece
+    weight: Piece
+    surrogate: Piece
+    regulariser: Piece
+    aggregation: Piece
+
+    def __post_init__(self) -> None:
+        for kind in KINDS:
+            if getattr(self, kind).kind != kind:
+                raise UserError(f"{self.name}: {getattr(self, kind).name!r} is no {kind}")
+
+    @property
+    def pieces(self) -> dict[str, Piece]:
+        """The six pieces by kind, in the order they act."""
+        return {kind: getattr(self, kind) for kind in KINDS}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the composition needs besides rollouts and rewards (see pieces.registry.PieceSpec)."""
+        return frozenset().union(*(piece.needs for piece in self.pieces.values()))
+
+    @property
+    def penalises_tokens(self) -> bool:
+        """Whether a token with advantage 0 still carries gradient, through the regulariser."""
+        return self.regulariser.name != "none" and "parameters" not in self.regulariser.needs
+
+    def exchange(self, pieces: Mapping[str, Piece]) -> Algorithm:
+        """The same composition with the pieces of some kinds exchanged."""
+        return Algorithm(self.name, **{**self.pieces, **pieces})
+
+    def check_group_size(self, sizes: Sequence[int]) -> None:
+        """Refuse groups too small for a group statistic."""
+        if "group" in self.needs:
+            check_groups(sizes, f"{self.name}'s advantage {self.advantage.name!r}")
+
+    def plan(self, batch: TokenBatch, generator: Generator) -> Plan:
+        """PLAN: advantage and selection, without a model. All tensors on the batch's device, floats in float64."""
+        self.check_group_size(group_size(batch.group_B, batch.n_groups).tolist())
+        advantage_BT = self.advantage(batch)
+        selected_BT = self.selection(batch, advantage_BT, generator) & batch.mask_BT
+        active_BT = selected_BT if self.penalises_tokens else selected_BT & (advantage_BT != 0)
+        return Plan(advantage_BT, selected_BT, self.aggregation(batch, selected_BT), active_BT)
+
+    def weigh(self, scored: Scored) -> Scored:
+        """The same rows with the weight piece's weights, 0 where not selected."""
+        ones_BT = torch.ones_like(scored.logp_BT)
+        detached = replace(scored, logp_BT=scored.logp_BT.detach(), weight_BT=ones_BT)
+        return replace(scored, weight_BT=blank(self.weight(detached), scored.selected_BT))
+
+    def token_loss(self, scored: Scored) -> TokenLoss:
+        """LEARN: -(surrogate) + penalty of each selected token, 0 elsewhere; the loss is `sum(share * loss)`."""
+        terms = self.surrogate(scored)
+        loss_BT = -terms.objective_BT
+        if self.penalises_tokens:
+            loss_BT = loss_BT + self.regulariser(scored)
+        keep_BT = scored.selected_BT
+        return TokenLoss(blank(loss_BT, keep_BT), terms.clipped_low_BT & keep_BT, terms.clipped_high_BT & keep_BT)
+
+    def parameter_loss(self, matrices: Sequence[Tensor]) -> Tensor | None:
+        """The regulariser over the adapter's matrices, 0-d, or None when it is over tokens."""
+        return self.regulariser(matrices) if "parameters" in self.regulariser.needs else None
+
+    def describe(self) -> str:
+        """The composition, a piece a line."""
+        return "\n".join(f"{kind:<12} {piece}" for kind, piece in self.pieces.items())

@@ -1,0 +1,78 @@
+"""Algorithms by name, and how a recipe's `algorithm:` becomes a composition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tessera.algorithms.base import Algorithm
+from tessera.core.errors import UserError, nearest, unknown
+from tessera.pieces import KINDS, Piece, make, validate
+
+
+class Config(BaseModel):
+    """Base of every algorithm's configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A named algorithm: its configuration and the function that composes it."""
+
+    config: type[Config]
+    compose: Callable[[Any], Algorithm]
+
+
+_ALGORITHMS: dict[str, Registered] = {}
+
+
+def register(name: str, config: type[C]) -> Callable[[Callable[[C], Algorithm]], Callable[[C], Algorithm]]:
+    """Register `compose(config) -> Algorithm` under `name`."""
+
+    def decorate(compose: Callable[[C], Algorithm]) -> Callable[[C], Algorithm]:
+        _ALGORITHMS[name] = Registered(config, compose)
+        return compose
+
+    return decorate
+
+
+def registered() -> dict[str, Registered]:
+    """All algorithms by name."""
+    return dict(sorted(_ALGORITHMS.items()))
+
+
+def build(spec: str | Mapping[str, Any]) -> Algorithm:
+    """Read `name` or `{name: ..., key: ..., piece: ...}` into a composition.
+
+    A key named like a kind of piece exchanges that piece: `weight: {name: uniform}`, or just its name. A key that the
+    algorithm's own configuration has (grpo's `aggregation: token_mean`) is that key.
+    """
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in settings:
+        raise UserError(f"algorithm needs the key 'name'{nearest('', _ALGORITHMS)}")
+    name = str(settings.pop("name"))
+    if name not in _ALGORITHMS:
+        raise unknown("algorithm", name, _ALGORITHMS)
+    entry = _ALGORITHMS[name]
+    own = entry.config.model_fields
+    swaps = {k: settings.pop(k) for k in KINDS if k in settings and not (k in own and isinstance(settings[k], str))}
+    for key in settings:
+        if key not in own:
+            raise unknown(f"key of algorithm {name}", key, [*own, *KINDS])
+    algorithm = entry.compose(validate(entry.config, settings, f"algorithm {name}"))
+    return algorithm.exchange({kind: _piece(kind, value) for kind, value in swaps.items()})
+
+
+def _piece(kind: str, value: Any) -> Piece:
+    if isinstance(value, str):
+        return make(kind, value)
+    if not isinstance(value, Mapping) or "name" not in value:
+        raise UserError(f"{kind} must be a name or a mapping with the key 'name', got {value!r}")
+    return make(kind, str(value["name"]), **{str(k): v for k, v in value.items() if k != "name"})

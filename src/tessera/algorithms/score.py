@@ -1,0 +1,128 @@
+"""Evaluate any algorithm on one group of arrays: for notebooks, tests, and other trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tessera.algorithms.base import Algorithm, TokenLoss
+from tessera.algorithms.registry import build
+from tessera.core.batch import Loss, Plan, Scored, TokenBatch
+from tessera.core.checks import check_finite, check_shape
+from tessera.core.errors import UserError
+from tessera.core.masking import blank
+from tessera.core.seeding import generator
+from tessera.pieces.regulariser import kl_estimate
+
+
+def score_group(
+    name: str,
+    *,
+    rewards: Tensor,
+    tokens: Tensor,
+    logp: Tensor,
+    lengths: Tensor,
+    config: Mapping[str, Any] | None = None,
+    old_logp: Tensor | None = None,
+    ref_logp: Tensor | None = None,
+    eos_logp: Tensor | None = None,
+    mask: Tensor | None = None,
+    seed: int = 0,
+) -> Loss:
+    """The loss of algorithm `name` on one group of G completions.
+
+    rewards float [G]; tokens long [G,T]; logp float [G,T], log-probs of the tokens under the policy (may require
+    grad); lengths long [G], tokens in each completion; config: the algorithm's keys and pieces, as in a recipe;
+    old_logp, ref_logp float [G,T] (default: logp without gradient); eos_logp float [G,T], log pi(EOS | s_t), for
+    algorithms that use it; mask bool [G,T], False where the policy did not write the token; seed of the selection.
+    What lies on a masked or padded position, NaN included, changes nothing. A regulariser over parameters is left
+    out: there are none here. Raises UserError naming the argument for an unknown name or key, a shape that does not
+    fit, or a value that is not finite.
+    """
+    algorithm = build({"name": name, **(config or {})})
+    keep = _check(algorithm, rewards, tokens, logp, lengths, mask)
+    for label, given in (("old_logp", old_logp), ("ref_logp", ref_logp), ("eos_logp", eos_logp)):
+        if given is not None:
+            check_shape(label, given, logp.shape, "[G,T]")
+            check_finite(label, given, keep)
+    if eos_logp is not None and "eos_logp" not in algorithm.needs:
+        raise UserError(f"eos_logp is not used by {name} in this configuration; leave it out")
+    group_B = torch.zeros(len(lengths), dtype=torch.long)
+    rows = TokenBatch(tokens.cpu(), lengths.cpu(), keep.cpu(), rewards.detach().cpu().double(), group_B, 1)
+    plan = algorithm.plan(rows, generator(seed, "selection")).to(logp.device)
+    scored = algorithm.weigh(_scored(plan, logp, old_logp, ref_logp))
+    terms = algorithm.token_loss(scored)
+    return Loss(
+        value=(plan.share_BT.to(logp.dtype) * terms.loss_BT).sum(),
+        per_token=terms.loss_BT,
+        advantage=scored.advantage_BT,
+        weight=scored.weight_BT,
+        selected=plan.selected_BT,
+        metrics=_metrics(scored, terms),
+    )
+
+
+def _check(
+    algorithm: Algorithm, rewards: Tensor, tokens: Tensor, logp: Tensor, lengths: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Check the arguments; return bool [G,T], True where the policy wrote the token."""
+    if tokens.dim() != 2:
+        raise UserError(f"tokens must have shape [G,T], got {tuple(tokens.shape)}")
+    G, T = tokens.shape
+    if not logp.is_floating_point():
+        raise UserError(f"logp must be a float tensor, got {logp.dtype}")
+    for label, given in (("tokens", tokens), ("lengths", lengths)):
+        if given.is_floating_point() or given.dtype == torch.bool:
+            raise UserError(f"{label} must be an integer tensor, got {given.dtype}")
+    check_shape("logp", logp, (G, T), "[G,T]")
+    check_shape("rewards", rewards, (G,), "[G]")
+    check_shape("lengths", lengths, (G,), "[G]")
+    if bool(((lengths < 0) | (lengths > T)).any()):
+        raise UserError(f"lengths must lie in 0..{T}, got {lengths.tolist()}")
+    check_finite("rewards", rewards)
+    algorithm.check_group_size([G])
+    keep = torch.arange(T, device=tokens.device) < lengths[:, None]
+    if mask is not None:
+        check_shape("mask", mask, (G, T), "[G,T]")
+        if mask.dtype != torch.bool:
+            raise UserError(f"mask must be a bool tensor, got {mask.dtype}")
+        keep = keep & mask
+    check_finite("logp", logp, keep)
+    return keep
+
+
+def _scored(plan: Plan, logp: Tensor, old_logp: Tensor | None, ref_logp: Tensor | None) -> Scored:
+    keep = plan.selected_BT
+    logp_BT = blank(logp, keep)
+    fixed_BT = logp_BT.detach()
+    return Scored(
+        logp_BT=logp_BT,
+        old_BT=fixed_BT if old_logp is None else blank(old_logp.detach().to(logp.dtype), keep),
+        ref_BT=fixed_BT if ref_logp is None else blank(ref_logp.detach().to(logp.dtype), keep),
+        advantage_BT=plan.advantage_BT.to(logp.dtype),
+        selected_BT=keep,
+        weight_BT=torch.ones_like(fixed_BT),
+        group_B=torch.zeros(len(logp), dtype=torch.long, device=logp.device),
+        n_groups=1,
+    )
+
+
+def _metrics(scored: Scored, terms: TokenLoss) -> dict[str, float]:
+    """A few of the run's metrics (docs/metrics.md), over the selected tokens."""
+    keep = scored.selected_BT
+    count = int(keep.sum())
+    if not count:
+        return {"tokens/contributing": 0.0}
+    kl = kl_estimate((scored.ref_BT - scored.logp_BT.detach())[keep])
+    weight, advantage = scored.weight_BT[keep], scored.advantage_BT[keep]
+    return {
+        "tokens/contributing": float(count),
+        "kl": float(kl.mean()),
+        "clip_fraction/low": float(terms.clipped_low_BT.sum()) / count,
+        "clip_fraction/high": float(terms.clipped_high_BT.sum()) / count,
+        "weight/mean": float(weight.mean()),
+        "advantage/mean": float(advantage.mean()),
+    }

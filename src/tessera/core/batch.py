@@ -1,0 +1,129 @@
+"""The tensors between plan, score and learn.
+
+Axis legend, used by every name in the library:
+
+    B   rows (completions) of the tensor at hand: a group, a micro-batch, or a whole optimiser step
+    T   positions in a completion, 0-based from the first token after the prompt
+    N   planned positions, flattened over rows
+    P   distinct prompts
+    H, V   hidden size, vocabulary
+
+A name without an axis suffix is a scalar or a collection. Nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tessera.core.trie import Trie, build_trie
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """What PLAN sees: the completions of one or more groups with their rewards.
+
+    `tokens_BT` [B,T] long; `lengths_B` [B] long, tokens in each row; `mask_BT` [B,T] bool, True where the policy wrote
+    the token (False: padding, tool output); `rewards_B` [B] float; `group_B` [B] long, the group of each row, in
+    `0..n_groups-1`.
+    """
+
+    tokens_BT: Tensor
+    lengths_B: Tensor
+    mask_BT: Tensor
+    rewards_B: Tensor
+    group_B: Tensor
+    n_groups: int
+
+    @cached_property
+    def tries(self) -> tuple[tuple[list[int], Trie], ...]:
+        """For each group, the indices of its rows and the trie of their tokens."""
+        groups = self.group_B.tolist()
+        tokens, lengths, rewards = self.tokens_BT.tolist(), self.lengths_B.tolist(), self.rewards_B.tolist()
+        found = []
+        for g in range(self.n_groups):
+            rows = [i for i, group in enumerate(groups) if group == g]
+            found.append((rows, build_trie([tokens[i][: lengths[i]] for i in rows], [rewards[i] for i in rows])))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which tokens get how much credit, decided before any forward pass with gradient. All tensors [B,T].
+
+    `share_BT` is each selected token's part of the step's loss (the aggregation's coefficient, 0 where not selected):
+    the loss is `sum(share * token_loss)` however the rows are cut into micro-batches. `active_BT` marks the selected
+    positions whose gradient is not known to be zero; only these are ever scored.
+    """
+
+    advantage_BT: Tensor
+    selected_BT: Tensor
+    share_BT: Tensor
+    active_BT: Tensor
+
+    def to(self, device: torch.device) -> Plan:
+        """The same plan on another device."""
+        return Plan(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What LEARN sees of some rows: log-probs at the planned positions, zeros elsewhere. All tensors [B,T] unless said.
+
+    `logp_BT` carries gradient; `old_BT` (sampling policy) and `ref_BT` (reference policy) do not. `weight_BT` scales
+    the numerator only. `group_B` [B] and `n_groups` say which rows belong together.
+    """
+
+    logp_BT: Tensor
+    old_BT: Tensor
+    ref_BT: Tensor
+    advantage_BT: Tensor
+    selected_BT: Tensor
+    weight_BT: Tensor
+    group_B: Tensor
+    n_groups: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The result of `tessera.score_group`.
+
+    `value` 0-d, carries gradient; `per_token`, `advantage`, `weight` float [G,T] and `selected` bool [G,T]: each
+    token's loss before aggregation (0 where not selected), its advantage, its weight, and whether it takes part.
+    """
+
+    value: Tensor
+    per_token: Tensor
+    advantage: Tensor
+    weight: Tensor
+    selected: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def pad_rows(rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
+    """Stack ragged rows of integers into a long tensor [B,T], filled with `fill` on the right."""
+    width = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long).reshape(
+        len(rows), width
+    )
+
+
+def make_batch(
+    rows: Sequence[Sequence[int]],
+    sampled: Sequence[Sequence[bool]],
+    rewards: Sequence[float],
+    groups: Sequence[int],
+) -> TokenBatch:
+    """Build a TokenBatch from plain lists: ids, provenance, reward and group of each row. Rewards are kept in float64."""
+    return TokenBatch(
+        tokens_BT=pad_rows(rows),
+        lengths_B=torch.tensor([len(row) for row in rows], dtype=torch.long),
+        mask_BT=pad_rows([[int(s) for s in row] for row in sampled]).bool(),
+        rewards_B=torch.tensor(rewards, dtype=torch.float64),
+        group_B=torch.tensor(groups, dtype=torch.long),
+        n_groups=max(groups, default=-1) + 1,
+    )

@@ -1,0 +1,37 @@
+"""Masked and grouped reductions. Masked positions are replaced before any arithmetic, so NaN there changes nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def blank(x: Tensor, keep: Tensor, fill: float = 0.0) -> Tensor:
+    """`x` where `keep` is True, `fill` elsewhere; no gradient and no NaN passes through the rest. Shapes equal."""
+    return torch.where(keep, x, torch.full_like(x, fill))
+
+
+def row_count(mask_BT: Tensor) -> Tensor:
+    """[B,T] bool -> [B] number of True positions in each row, as long."""
+    return mask_BT.sum(dim=1)
+
+
+def group_sum(x_B: Tensor, group_B: Tensor, n_groups: int) -> Tensor:
+    """[B] -> [n_groups], the sum over the rows of each group."""
+    return torch.zeros(n_groups, dtype=x_B.dtype, device=x_B.device).index_add(0, group_B, x_B)
+
+
+def group_size(group_B: Tensor, n_groups: int) -> Tensor:
+    """[n_groups] number of rows in each group, as long."""
+    return torch.bincount(group_B, minlength=n_groups)
+
+
+def group_extreme(x_B: Tensor, group_B: Tensor, n_groups: int, which: str) -> Tensor:
+    """[B] -> [n_groups], the `"amin"` or `"amax"` over each group (no group is empty)."""
+    start = torch.zeros(n_groups, dtype=x_B.dtype, device=x_B.device)
+    return start.scatter_reduce(0, group_B, x_B, reduce=which, include_self=False)
+
+
+def policy_position(mask_BT: Tensor) -> Tensor:
+    """[B,T] bool -> [B,T] long: the index t of each policy token among the policy's own tokens (others: undefined)."""
+    return mask_BT.long().cumsum(dim=1) - 1
