@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from tessera.algorithms.base import Algorithm
-from tessera.core.errors import UserError, nearest, unknown
-from tessera.pieces import KINDS, Piece, make, validate
+from tessera.core.errors import UserError, unknown
+from tessera.pieces import KINDS, STRICT, Piece, make, validate
 
 
 class Config(BaseModel):
-    """Base of every algorithm's configuration: frozen, and an unknown key is an error."""
+    """Base of every algorithm's configuration: frozen; an unknown key, infinity or NaN is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 C = TypeVar("C", bound=Config)
@@ -54,9 +54,7 @@ def build(spec: str | Mapping[str, Any]) -> Algorithm:
     A key named like a kind of piece exchanges that piece: `weight: {name: uniform}`, or just its name. A key that the
     algorithm's own configuration has (grpo's `aggregation: token_mean`) is that key.
     """
-    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if "name" not in settings:
-        raise UserError(f"algorithm needs the key 'name'{nearest('', _ALGORITHMS)}")
+    settings = _settings("algorithm", spec)
     name = str(settings.pop("name"))
     if name not in _ALGORITHMS:
         raise unknown("algorithm", name, _ALGORITHMS)
@@ -65,14 +63,20 @@ def build(spec: str | Mapping[str, Any]) -> Algorithm:
     swaps = {k: settings.pop(k) for k in KINDS if k in settings and not (k in own and isinstance(settings[k], str))}
     for key in settings:
         if key not in own:
-            raise unknown(f"key of algorithm {name}", key, [*own, *KINDS])
+            raise unknown(f"key of algorithm {name}", str(key), [*own, *KINDS])
     algorithm = entry.compose(validate(entry.config, settings, f"algorithm {name}"))
     return algorithm.exchange({kind: _piece(kind, value) for kind, value in swaps.items()})
 
 
 def _piece(kind: str, value: Any) -> Piece:
-    if isinstance(value, str):
-        return make(kind, value)
-    if not isinstance(value, Mapping) or "name" not in value:
-        raise UserError(f"{kind} must be a name or a mapping with the key 'name', got {value!r}")
-    return make(kind, str(value["name"]), **{str(k): v for k, v in value.items() if k != "name"})
+    settings = _settings(kind, value)
+    return make(kind, str(settings.pop("name")), **{str(k): v for k, v in settings.items()})
+
+
+def _settings(what: str, spec: Any) -> dict[Any, Any]:
+    """`name` as `{name: name}`; a mapping with a name as a dict of its own."""
+    if isinstance(spec, str):
+        return {"name": spec}
+    if not isinstance(spec, Mapping) or "name" not in spec:
+        raise UserError(f"{what} must be a name or a mapping with the key 'name', got {spec!r}")
+    return dict(spec)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tessera.algorithms.base import Algorithm, TokenLoss
 from tessera.algorithms.registry import build
 from tessera.core.batch import Loss, Plan, Scored, TokenBatch
-from tessera.core.checks import check_finite, check_shape
+from tessera.core.checks import check_finite, check_shape, check_tensors
 from tessera.core.errors import UserError
 from tessera.core.masking import blank
 from tessera.core.seeding import generator
@@ -39,17 +39,22 @@ def score_group(
     old_logp, ref_logp float [G,T] (default: logp without gradient); eos_logp float [G,T], log pi(EOS | s_t), for
     algorithms that use it; mask bool [G,T], False where the policy did not write the token; seed of the selection.
     What lies on a masked or padded position, NaN included, changes nothing. A regulariser over parameters is left
-    out: there are none here. Raises UserError naming the argument for an unknown name or key, a shape that does not
-    fit, or a value that is not finite.
+    out: there are none here. A logp in half precision gives a loss in float32. Raises UserError naming the argument
+    for an unknown name or key, a shape that does not fit, or a value that is not finite.
     """
-    algorithm = build({"name": name, **(config or {})})
+    if config is not None and config.get("name", name) != name:
+        raise UserError(f"config names the algorithm {config['name']!r}, but name is {name!r}")
+    algorithm = build({**(config or {}), "name": name})
+    optional = {"old_logp": old_logp, "ref_logp": ref_logp, "eos_logp": eos_logp}
+    check_tensors(rewards=rewards, tokens=tokens, logp=logp, lengths=lengths, mask=mask, **optional)
     keep = _check(algorithm, rewards, tokens, logp, lengths, mask)
-    for label, given in (("old_logp", old_logp), ("ref_logp", ref_logp), ("eos_logp", eos_logp)):
+    for label, given in optional.items():
         if given is not None:
             check_shape(label, given, logp.shape, "[G,T]")
             check_finite(label, given, keep)
     if eos_logp is not None and "eos_logp" not in algorithm.needs:
         raise UserError(f"eos_logp is not used by {name} in this configuration; leave it out")
+    logp = logp.to(torch.promote_types(logp.dtype, torch.float32))  # a sum in half precision loses most tokens
     group_B = torch.zeros(len(lengths), dtype=torch.long)
     rows = TokenBatch(tokens.cpu(), lengths.cpu(), keep.cpu(), rewards.detach().cpu().double(), group_B, 1)
     plan = algorithm.plan(rows, generator(seed, "selection")).to(logp.device)

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from tessera.core.trie import Trie, build_trie
 
+LARGEST_REWARD = 1e38
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -29,7 +31,7 @@ class TokenBatch:
 
     `tokens_BT` [B,T] long; `lengths_B` [B] long, tokens in each row; `mask_BT` [B,T] bool, True where the policy wrote
     the token (False: padding, tool output); `rewards_B` [B] float; `group_B` [B] long, the group of each row, in
-    `0..n_groups-1`.
+    `0..n_groups-1`. A reward beyond ±1e38 counts as ±1e38, so that no difference of rewards overflows in float32.
     """
 
     tokens_BT: Tensor
@@ -38,6 +40,9 @@ class TokenBatch:
     rewards_B: Tensor
     group_B: Tensor
     n_groups: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rewards_B", self.rewards_B.clamp(-LARGEST_REWARD, LARGEST_REWARD))
 
     @cached_property
     def tries(self) -> tuple[tuple[list[int], Trie], ...]:
@@ -118,7 +123,7 @@ def make_batch(
     rewards: Sequence[float],
     groups: Sequence[int],
 ) -> TokenBatch:
-    """Build a TokenBatch from plain lists: ids, provenance, reward and group of each row. Rewards are kept in float64."""
+    """Build a TokenBatch from plain lists: ids, provenance, reward and group of each row. Rewards stay in float64."""
     return TokenBatch(
         tokens_BT=pad_rows(rows),
         lengths_B=torch.tensor([len(row) for row in rows], dtype=torch.long),

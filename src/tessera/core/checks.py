@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tessera.core.errors import UserError
+
+
+def check_tensors(**given: Any) -> None:
+    """Require a tensor, or None, under every name."""
+    for name, x in given.items():
+        if x is not None and not isinstance(x, Tensor):
+            raise UserError(f"{name} must be a torch tensor, got {type(x).__name__}")
 
 
 def check_shape(name: str, x: Tensor, shape: Sequence[int], axes: str) -> None:
@@ -17,11 +25,12 @@ def check_shape(name: str, x: Tensor, shape: Sequence[int], axes: str) -> None:
 
 
 def check_finite(name: str, x: Tensor, where: Tensor | None = None) -> None:
-    """Require finite values (only where `where` is True, when given)."""
+    """Require finite values (only where `where` is True, the tokens that the policy wrote, when given)."""
     bad = ~torch.isfinite(x) if where is None else ~torch.isfinite(x) & where
     if bool(bad.any()):
         at = tuple(bad.nonzero()[0].tolist())
-        raise UserError(f"{name} must be finite where the policy wrote the token, got {x[at].item()} at {at}")
+        scope = "" if where is None else " where the policy wrote the token"
+        raise UserError(f"{name} must be finite{scope}, got {x[at].item()} at {at}")
 
 
 def check_groups(sizes: Sequence[int], statistic: str) -> None:

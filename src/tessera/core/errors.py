@@ -20,7 +20,7 @@ class RunStopped(TesseraError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known name closest to `name`, else the list of known names."""
-    options = sorted(known)
+    options = sorted(set(known))
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:
         return f" (did you mean {close[0]!r}?)"

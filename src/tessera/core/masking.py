@@ -5,10 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LARGEST_EXPONENT = 60.0
+
 
 def blank(x: Tensor, keep: Tensor, fill: float = 0.0) -> Tensor:
     """`x` where `keep` is True, `fill` elsewhere; no gradient and no NaN passes through the rest. Shapes equal."""
     return torch.where(keep, x, torch.full_like(x, fill))
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """exp(x) with x held at most 60, no gradient beyond: float32 stays finite, since 0 * inf would be NaN."""
+    return torch.exp(x.clamp(max=LARGEST_EXPONENT))
 
 
 def row_count(mask_BT: Tensor) -> Tensor:

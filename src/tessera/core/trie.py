@@ -32,7 +32,7 @@ class Trie:
     paths: tuple[tuple[int, ...], ...]
 
     def advantage(self, node: int) -> float:
-        """A(v|p) = E[R|p.v] - E[R|p] of the pair that ends in `node` (Eq. 7-9), correctly rounded; 0.0 only if exact."""
+        """A(v|p) = E[R|p.v] - E[R|p] of the pair ending in `node` (Eq. 7-9), correctly rounded; 0.0 only if equal."""
         up = self.parent[node]
         if self.count[node] == self.count[up]:
             return 0.0

@@ -4,10 +4,11 @@ Each module registers pure functions under a name; importing this package regist
 """
 
 from tessera.pieces import advantage, aggregation, regulariser, selection, surrogate, weight
-from tessera.pieces.registry import KINDS, Piece, make, names, piece, validate
+from tessera.pieces.registry import KINDS, STRICT, Piece, make, names, piece, validate
 
 __all__ = [
     "KINDS",
+    "STRICT",
     "Piece",
     "advantage",
     "aggregation",

@@ -59,11 +59,12 @@ def _centred(batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
 
 def _std(deviation_B: Tensor, group_B: Tensor, n_groups: int, std: Std) -> Tensor:
-    """[n_groups] standard deviation from deviations; scaled by the largest one, so that squares cannot overflow."""
-    largest = group_extreme(deviation_B.abs(), group_B, n_groups, "amax").clamp(min=torch.finfo(torch.float64).tiny)
+    """[n_groups] standard deviation from deviations, never 0; scaled by the largest one, lest squares underflow."""
+    tiny = torch.finfo(torch.float64).tiny
+    largest = group_extreme(deviation_B.abs(), group_B, n_groups, "amax").clamp(min=tiny)
     squares = group_sum((deviation_B / largest[group_B]).square(), group_B, n_groups)
     degrees = group_size(group_B, n_groups) - (1 if std == "sample" else 0)
-    return largest * (squares / degrees).sqrt()
+    return (largest * (squares / degrees).sqrt()).clamp(min=tiny)
 
 
 def _to_tokens(x_B: Tensor, batch: TokenBatch) -> Tensor:

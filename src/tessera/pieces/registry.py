@@ -18,6 +18,7 @@ from tessera.core.errors import UserError, unknown
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
 
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 KINDS = ("advantage", "selection", "weight", "surrogate", "regulariser", "aggregation")
 
 
@@ -65,7 +66,7 @@ def _config_model(function: Callable[..., Any]) -> type[BaseModel]:
         for p in inspect.signature(function).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }
-    return create_model(f"{function.__name__}_config", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    return create_model(f"{function.__name__}_config", __config__=STRICT, **fields)
 
 
 def piece(kind: str, name: str, *needs: str) -> Callable[[F], F]:
@@ -83,8 +84,8 @@ def names(kind: str) -> list[str]:
     return sorted(_PIECES[kind])
 
 
-def make(kind: str, name: str, **config: Any) -> Piece:
-    """The piece `name` of `kind` with `config` over its defaults; an unknown name or key, or a bad value, is a UserError."""
+def make(kind: str, name: str, /, **config: Any) -> Piece:
+    """The piece `name` of `kind`, `config` over its defaults; UserError for an unknown name or key, or a bad value."""
     if name not in _PIECES[kind]:
         raise unknown(kind, name, _PIECES[kind])
     return Piece(kind, name, validate(_PIECES[kind][name].config, config, f"{kind} {name}").model_dump())
@@ -96,9 +97,10 @@ def validate(model: type[M], config: Mapping[str, Any], what: str) -> M:
         return model(**config)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "?"
+        key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise unknown(f"key of {what}", key, model.model_fields) from None
         if first["type"] == "missing":
             raise UserError(f"{what} needs the key {key!r}") from None
-        raise UserError(f"{what}: {key} = {first['input']!r}: {first['msg']}") from None
+        where = f"{key} = {first['input']!r}: " if key else ""
+        raise UserError(f"{what}: {where}{first['msg'].removeprefix('Value error, ')}") from None

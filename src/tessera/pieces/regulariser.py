@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tessera.core.batch import Scored
+from tessera.core.masking import LARGEST_EXPONENT
 from tessera.pieces.registry import piece
 
 Strength = Annotated[float, Field(ge=0)]
@@ -35,11 +36,12 @@ def kl(scored: Scored, *, beta: Strength = 0.01, estimator: Literal["k1", "k2", 
 
 
 def kl_estimate(difference_BT: Tensor, estimator: Literal["k1", "k2", "k3"] = "k3") -> Tensor:
-    """The estimator itself, from d = ref - logp [B,T]; k3 through expm1, exact near 0."""
+    """The estimator itself, from d = ref - logp [B,T]; k3 through expm1, exact near 0, with d held at most 60."""
     if estimator == "k1":
         return -difference_BT
     if estimator == "k2":
         return difference_BT.square() / 2
+    difference_BT = difference_BT.clamp(max=LARGEST_EXPONENT)
     return torch.expm1(difference_BT) - difference_BT
 
 

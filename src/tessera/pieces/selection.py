@@ -55,7 +55,7 @@ def unique_pairs(
     *,
     pairs: Literal["informative", "all"] = "informative",
 ) -> Tensor:
-    """T-SPMO's U: each (prefix, token) pair of a group once, however many completions share it (arXiv:2504.20834, Eq. 10).
+    """T-SPMO's U: each (prefix, token) pair of a group once, however many completions share it (2504.20834, Eq. 10).
 
     The first completion that wrote the pair stands for it. `informative` keeps pairs whose advantage is not 0.
     """

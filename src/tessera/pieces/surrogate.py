@@ -13,13 +13,14 @@ from pydantic import Field
 from torch import Tensor
 
 from tessera.core.batch import Scored
+from tessera.core.masking import bounded_exp
 from tessera.pieces.registry import piece
 
 Clip = Annotated[float, Field(ge=0)] | None
 
 
 class SurrogateTerms(NamedTuple):
-    """`objective_BT` float [B,T]; `clipped_low_BT` and `clipped_high_BT` bool [B,T], where a clip removed the gradient."""
+    """`objective_BT` float [B,T]; `clipped_low_BT`, `clipped_high_BT` bool [B,T], where a clip removed the gradient."""
 
     objective_BT: Tensor
     clipped_low_BT: Tensor
@@ -32,7 +33,7 @@ def clipped_ratio(scored: Scored, *, clip_low: Clip = 0.2, clip_high: Clip = 0.2
 
     A bound of None is no bound on that side.
     """
-    ratio_BT = torch.exp(scored.logp_BT - scored.old_BT)
+    ratio_BT = bounded_exp(scored.logp_BT - scored.old_BT)
     credit_BT = scored.weight_BT * scored.advantage_BT
     low = 0.0 if clip_low is None else 1 - clip_low
     high = torch.inf if clip_high is None else 1 + clip_high
@@ -43,7 +44,7 @@ def clipped_ratio(scored: Scored, *, clip_low: Clip = 0.2, clip_high: Clip = 0.2
 
 @piece("surrogate", "detached_ratio")
 def detached_ratio(scored: Scored) -> SurrogateTerms:
-    """exp(logp - sg[logp]) wA: value wA, gradient wA grad logp; one update a rollout, no clip (arXiv:2504.20834, Eq. 5)."""
+    """exp(logp - sg[logp]) wA: value wA, gradient wA grad logp; one update a rollout (arXiv:2504.20834, Eq. 5)."""
     ratio_BT = torch.exp(scored.logp_BT - scored.logp_BT.detach())
     return _unclipped(ratio_BT * scored.weight_BT * scored.advantage_BT)
 
