@@ -1,0 +1,94 @@
+"""Tiny random models for tests: a Llama of a few thousand weights and a real character tokenizer, built offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, processors
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tessera.policy.adapters import LoraSettings
+from tessera.policy.load import Policy
+
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<unk>")
+CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if thinking is defined and not thinking %}[no thinking]{% endif %}{% endif %}"
+)
+TINY_LORA = LoraSettings(last_fraction="1/2", rank=4, alpha=8)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One id a character (printable ASCII and newline, from id 6 on; anything else is <unk>), a <bos> before plain
+    text, and a short ChatML template that also reads `thinking`."""
+    vocab = {token: id_ for id_, token in enumerate((*SPECIALS, *CHARACTERS))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(list(SPECIALS))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", vocab["<bos>"])]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+    wrapped.chat_template = CHATML
+    return wrapped
+
+
+def tiny_model(
+    seed: int = 0, *, layers: int = 4, std: float = 0.4, dtype: torch.dtype = torch.float32
+) -> LlamaForCausalLM:
+    """A random Llama: hidden size 32, 4 heads over 2 key-value heads, 102 tokens, 512 positions, no tied weights.
+
+    `std` is that of every weight; at 0.4 the next-token distributions are far from flat. <eos> and <|im_end|> end a
+    completion. The global generators are left as they were.
+    """
+    config = LlamaConfig(
+        vocab_size=len(SPECIALS) + len(CHARACTERS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        initializer_range=std,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config).to(dtype)
+    model.generation_config = GenerationConfig(eos_token_id=[2, 4], pad_token_id=0, bos_token_id=1)
+    return model.eval()
+
+
+def tiny_policy(
+    seed: int = 0,
+    *,
+    layers: int = 4,
+    std: float = 0.4,
+    dtype: torch.dtype = torch.float32,
+    lora: LoraSettings | None = TINY_LORA,
+) -> Policy:
+    """A policy over `tiny_model`; adapters on the upper half by default, none with `lora=None`."""
+    model = tiny_model(seed, layers=layers, std=std, dtype=dtype)
+    return Policy.from_objects(model, tiny_tokenizer(), lora=lora, seed=seed, name="tiny")
+
+
+def save_tiny(folder: str | Path, seed: int = 0, *, layers: int = 4, std: float = 0.4) -> Path:
+    """Write `tiny_model` and its tokenizer as a local model folder, and return it."""
+    folder = Path(folder)
+    tiny_model(seed, layers=layers, std=std).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
