@@ -1,0 +1,151 @@
+"""What a task is: problems in three splits, and a reward for a text. And what is checked before one is used."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from tessera.core.errors import UserError, unknown
+from tessera.core.types import Problem
+from tessera.tasks.prompts import VERBATIM, PromptFormat
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+RewardValue = float | Mapping[str, float]
+RewardFunction = Callable[[Problem, str], RewardValue]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a user implements: one class, constructed with the recipe's options as keywords.
+
+    `problems(split)` returns the problems of a split, the same on every call. `reward(problem, text)` grades the
+    assistant's whole turn, prefill included, and returns a finite number, or a mapping of named components whose
+    total is the key `reward` when present and their sum otherwise.
+
+    Three optional members serve `tessera tasks --validate`: `gold(problem) -> str`, a continuation that earns full
+    marks (default: the answer as text); `corrupted(problem) -> str`, a wrong one of the same form (default: the answer
+    changed); and `full_marks: float`, what the gold earns (default 1.0).
+    """
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of `split`; an empty sequence where there is none (train must not be empty)."""
+        ...
+
+    def reward(self, problem: Problem, text: str) -> RewardValue:
+        """What `text` earns as an answer to `problem`."""
+        ...
+
+
+class BuiltinTask(BaseModel):
+    """Base of the tasks a recipe names: the options are the fields of a strict, frozen model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: PromptFormat = VERBATIM
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _over_the_defaults(cls, prompt: Any) -> Any:
+        """A recipe that sets one key of `prompt` keeps the task's defaults for the others."""
+        if not isinstance(prompt, Mapping):
+            return prompt
+        return {**cls.model_fields["prompt"].get_default().model_dump(), **prompt}
+
+    @abstractmethod
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of `split`."""
+
+    @abstractmethod
+    def reward(self, problem: Problem, text: str) -> RewardValue:
+        """What `text` earns as an answer to `problem`."""
+
+
+def read_reward(value: Any) -> tuple[float, dict[str, float]]:
+    """The scalar reward and its named components, from what a task's `reward` returned.
+
+    Raises UserError for anything that is not a finite number or a non-empty mapping of finite numbers.
+    """
+    if not isinstance(value, Mapping):
+        return _finite("reward", value), {}
+    if not value:
+        raise UserError("the reward is an empty mapping; it needs 'reward' or at least one named component")
+    parts = {str(name): _finite(f"reward component {name!r}", part) for name, part in value.items()}
+    components = {name: part for name, part in parts.items() if name != "reward"}
+    return parts.get("reward", math.fsum(components.values())), components
+
+
+def _finite(what: str, value: Any) -> float:
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        raise UserError(f"the {what} is {value!r:.80}, a {type(value).__name__}; it must be a number")
+    if not math.isfinite(number := float(value)):
+        raise UserError(f"the {what} is {number}; it must be finite")
+    return number
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its problems read and checked; `LoadedTask.load(name, task)` makes one."""
+
+    name: str
+    task: Task
+    train: tuple[Problem, ...]
+    validation: tuple[Problem, ...]
+    test: tuple[Problem, ...]
+
+    @classmethod
+    def load(cls, name: str, task: Task) -> LoadedTask:
+        """Read the three splits of `task` and check them.
+
+        Raises UserError for an empty train split, something that is not a Problem, an id that occurs twice in a
+        split, or a question (`Problem.key`) that two splits share.
+        """
+        splits = {split: _problems(name, task, split) for split in SPLITS}
+        if not splits["train"]:
+            raise UserError(f"task {name} has no train problems")
+        for one, other in combinations(SPLITS, 2):
+            _check_disjoint(name, one, splits[one], other, splits[other])
+        return cls(name, task, **splits)
+
+    def problems(self, split: str) -> tuple[Problem, ...]:
+        """The problems of `split`; an unknown split is a UserError."""
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+
+def _problems(name: str, task: Task, split: Split) -> tuple[Problem, ...]:
+    returned = task.problems(split)
+    if not isinstance(returned, Iterable):
+        raise UserError(f"task {name}: problems({split!r}) is a {type(returned).__name__}, not a sequence of Problem")
+    problems = tuple(returned)
+    for position, problem in enumerate(problems):
+        if not isinstance(problem, Problem):
+            found = type(problem).__name__
+            raise UserError(f"task {name}: problems({split!r})[{position}] is a {found}, not a Problem")
+    repeated = [i for i, count in Counter(p.id for p in problems).items() if count > 1]
+    if repeated:
+        raise UserError(f"task {name}: {len(repeated)} ids occur more than once in {split}, such as {repeated[0]!r}")
+    return problems
+
+
+def _check_disjoint(name: str, one: Split, ones: Sequence[Problem], other: Split, others: Sequence[Problem]) -> None:
+    known = {p.key: p.id for p in ones}
+    shared = [p for p in others if p.key in known]
+    if shared:
+        first = shared[0]
+        raise UserError(
+            f"task {name}: {one} and {other} share {len(shared)} problems, such as {known[first.key]!r} and "
+            f"{first.id!r}: {_shortened(first.key)!r}; no question may stand in two splits"
+        )
+
+
+def _shortened(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,37 @@
+"""SVAMP, one-sentence arithmetic word problems (Patel et al. 2021), asked as in 2504.20834 App. A.2."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from tessera.tasks.data import DataPath
+from tessera.tasks.files import FileTask
+from tessera.tasks.prompts import PromptFormat
+from tessera.tasks.rewards import REWARDS, NamedReward
+from tessera.tasks.rows import RowFormat
+
+
+class Svamp(FileTask):
+    """SVAMP word problems from files; the last integer is graded (2504.20834 App. A.2, B).
+
+    Rows hold `id`, `question` and `answer`; an answer that is not an integer is refused, since the reward could never
+    pay it (the data has none, but some copies write 145.0 for 145). The paper names no validation split: without a
+    file, the last 100 rows of train are one.
+    """
+
+    prompt: PromptFormat = PromptFormat(template="Problem: {question}\nAnswer:")
+    test: DataPath = Field(description="JSON Lines file of the test split")
+
+    default_validation_size: ClassVar[int] = 100
+
+    @property
+    def grader(self) -> NamedReward:
+        """The last integer, exactly."""
+        return REWARDS["last_integer"]
+
+    @property
+    def row_format(self) -> RowFormat:
+        """Columns `id`, `question`, `answer`."""
+        return RowFormat("question", "answer", "id", self.prompt, self.grader)
