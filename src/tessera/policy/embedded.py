@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -68,11 +69,11 @@ def embedded_folder(name: str) -> Path:
     folder = cache_folder(name)
     if not folder.is_dir():
         log.info("dequantising %s into %s (once, about 20 seconds)", name, folder)
-        with whole_folder(folder, replace=False) as aside:
+        # The conversion's own progress bar cannot be switched off; errors still come as exceptions.
+        with whole_folder(folder, replace=False) as aside, quiet(), redirect_stderr(io.StringIO()):
             model, tokenizer = load_gguf(gguf_file, torch.float32)
-            with quiet():
-                model.save_pretrained(aside)
-                tokenizer.save_pretrained(aside)
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
     return folder
 
 
@@ -107,11 +108,10 @@ def load_gguf(
         raise UserError(f"reading {file.name} needs the gguf package: pip install gguf")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with quiet():
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=dtype, attn_implementation=attn_implementation
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        str(file.parent), gguf_file=file.name, dtype=dtype, attn_implementation=attn_implementation
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     # transformers goes on treating the model as quantised and would refuse to save it.
     model.hf_quantizer = None
     model.is_quantized = False

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tessera")
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class ModelConfig(BaseModel):
@@ -92,8 +92,10 @@ class Policy:
         """A policy from a loaded model (changed in place) and tokenizer.
 
         A plain model gets fresh adapters by `lora`, or is frozen when `lora` is None. The active adapter of a
-        PeftModel is made trainable, also when it was loaded for inference; `lora` must be None then.
+        PeftModel is made trainable, also when it was loaded for inference; `lora` must be None then. Gradient
+        checkpointing is switched off: it would disable the KV cache, and the frozen layers keep nothing anyway.
         """
+        model.gradient_checkpointing_disable()
         policy_model: Any = _with_adapter(model, lora, seed)
         policy_model.eval()
         policy_model.config.use_cache = True
@@ -216,7 +218,7 @@ def _load_in_supported_dtype(
         )
 
     if config.dtype != "auto":
-        return load(supported_dtype(_DTYPES[config.dtype], device))
+        return load(supported_dtype(DTYPES[config.dtype], device))
     model, tokenizer = load("auto")
     wanted = supported_dtype(model.dtype, device)
     # Loaded again rather than cast: a cast would also round the float32 buffers that the model keeps on purpose.

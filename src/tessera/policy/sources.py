@@ -5,18 +5,21 @@ from __future__ import annotations
 import difflib
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from safetensors import SafetensorError
 
 from tessera.core.errors import UserError
 from tessera.policy.embedded import EMBEDDED, embedded_folder, load_gguf, quiet
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_base(
@@ -32,21 +35,47 @@ def load_base(
     Raises UserError when the name leads nowhere, its files are no complete causal language model, or an option does
     not apply to it.
     """
-    options = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
-    place = locate(name)
+    place = locate(name, revision)
+    if place is not None and place.suffix == ".gguf":
+        gguf_dtype = torch.float32 if dtype == "auto" else dtype
+        with quiet(warnings=False):
+            return load_gguf(place, gguf_dtype, attn_implementation=attn_implementation)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if place is None:
+        options |= _hub_options(revision)
+    model_options = {"dtype": dtype, "attn_implementation": attn_implementation}
+    with quiet(warnings=False) if place else nullcontext():  # a download shows its progress
+        return _from_pretrained(name, place, options, model_options)
+
+
+def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of the model called `name`, without its weights. Errors as in `load_base`."""
+    from transformers import AutoConfig
+
+    place = locate(name, revision)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    source = str(place or name)
+    if place is None:
+        options |= _hub_options(revision)
+    elif place.suffix == ".gguf":
+        source, options = str(place.parent), {"gguf_file": place.name}
+    with _one_line(name, place, options):
+        config: PretrainedConfig = AutoConfig.from_pretrained(source, **options)
+    return config
+
+
+def locate(name: str, revision: str | None = None) -> Path | None:
+    """The folder or GGUF file that `name` stands for, None for a hub id. An embedded model is unpacked when new.
+
+    UserError for a path that is not there, a folder that is no model, or a `revision` of something local.
+    """
+    place = _local_place(name)
     if place is not None and revision is not None:
         raise UserError(f"revision {revision!r} applies to hub models only; {name!r} is local")
-    if place is None:
-        return _from_hub(name, dtype, revision, options)
-    if place.suffix == ".gguf":
-        gguf_dtype = torch.float32 if dtype == "auto" else dtype
-        return load_gguf(place, gguf_dtype, attn_implementation=attn_implementation)
-    with quiet(warnings=False):
-        return _from_pretrained(str(place), dtype, options, label=name)
+    return place
 
 
-def locate(name: str) -> Path | None:
-    """The folder or GGUF file that `name` stands for, None for a hub id. An embedded model is unpacked when new."""
+def _local_place(name: str) -> Path | None:
     if name in EMBEDDED:
         return embedded_folder(name)
     path = Path(name).expanduser()
@@ -72,38 +101,42 @@ def _looks_local(name: str) -> bool:
     return marked or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
 
 
-def _from_hub(
-    name: str, dtype: torch.dtype | Literal["auto"], revision: str | None, options: dict[str, Any]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    # Without a network transformers retries for a minute and more; the local cache is all there is then.
-    offline = not _hub_reachable()
-    options = options | {"revision": revision or "main", "local_files_only": offline}
-    try:
-        return _from_pretrained(name, dtype, options, label=name)
-    except OSError as error:
-        reason = "the hub cannot be reached and it is not in the local cache" if offline else _first_line(error)
-        raise UserError(f"model {name!r} is no embedded model, no local folder, and no hub model here: {reason}"
-                        f"{_suggestion(name)}") from error  # fmt: skip
-
-
 def _from_pretrained(
-    source: str, dtype: torch.dtype | Literal["auto"], options: dict[str, Any], *, label: str
+    name: str, place: Path | None, options: dict[str, Any], model_options: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    shared = {key: value for key, value in options.items() if key != "attn_implementation"}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
-    except (ValueError, ImportError) as error:  # another architecture, attention kernel or package than is there
-        raise UserError(f"model {label!r} cannot be loaded: {_first_line(error)}") from error
+    source = str(place or name)
+    with _one_line(name, place, options):
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options, **model_options)
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
-        raise UserError(
-            f"model {label!r} lacks {len(missing)} weights, which would be random: {', '.join(missing[:3])}"
-        )
+        raise UserError(f"model {name!r} lacks {len(missing)} weights, which would be random: {', '.join(missing[:3])}")
     return model, tokenizer
+
+
+@contextmanager
+def _one_line(name: str, place: Path | None, options: dict[str, Any]) -> Iterator[None]:
+    """One line for what transformers says of files that are not there or broken, and of what it cannot run."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if place is not None or not isinstance(error, OSError):
+            raise UserError(f"model {name!r} cannot be loaded: {reason}") from error
+        if options["local_files_only"]:
+            reason = "it cannot be reached, and nothing of that name is cached"
+        raise UserError(
+            f"model {name!r} is neither embedded nor a local folder, and the hub did not give it: {reason}"
+            f"{_suggestion(name)}"
+        ) from error
+
+
+def _hub_options(revision: str | None) -> dict[str, Any]:
+    # Without a network transformers retries for a minute and more; the local cache is all there is then.
+    return {"revision": revision or "main", "local_files_only": not _hub_reachable()}
 
 
 def _hub_reachable() -> bool:
@@ -117,10 +150,6 @@ def _hub_reachable() -> bool:
     except OSError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _suggestion(name: str) -> str:
