@@ -60,7 +60,7 @@ _PIECES: dict[str, dict[str, PieceSpec]] = {kind: {} for kind in KINDS}
 
 
 def _config_model(function: Callable[..., Any]) -> type[BaseModel]:
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {
         p.name: (hints[p.name], ... if p.default is p.empty else p.default)
         for p in inspect.signature(function).parameters.values()
