@@ -1,0 +1,94 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.core.errors import UserError
+from tessera.evaluation.estimators import paired_difference_interval, wilson_interval
+
+# In the arithmetic below Z = 1.959963985, the 0.975 quantile of the normal distribution, and Z² = 3.841458821.
+
+
+def test_wilson_by_hand() -> None:
+    # p = 0.5, n = 10: the centre is 0.5; half = Z √(0.025 + Z²/400) / (1 + Z²/10)
+    #   = 1.959964 * √(0.025 + 0.009603647) / 1.384145882 = 1.959964 * 0.18602056 / 1.384145882 = 0.263407
+    assert wilson_interval(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
+
+
+def test_wilson_at_the_ends() -> None:
+    # p = 0: the upper bound is (Z²/n) / (1 + Z²/n) = Z² / (n + Z²) = 3.841459 / 13.841459 = 0.277533
+    low, high = wilson_interval(0, 10)
+    assert (low, high) == (0.0, pytest.approx(0.277533, abs=1e-6))
+    low, high = wilson_interval(10, 10)
+    assert (low, high) == (pytest.approx(1 - 0.277533, abs=1e-6), 1.0)
+
+
+def test_wilson_confidence() -> None:
+    # z = 1 at 68.2689 %: p = 0, n = 9 gives 1 / (9 + 1) = 0.1
+    assert wilson_interval(0, 9, confidence=0.6826894921370859)[1] == pytest.approx(0.1, abs=1e-9)
+
+
+@given(st.integers(1, 10_000), st.data())
+def test_wilson_lies_in_the_unit_interval_holds_p_and_is_symmetric(n: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, n))
+    low, high = wilson_interval(successes, n)
+    assert 0 <= low <= successes / n <= high <= 1
+    mirrored = wilson_interval(n - successes, n)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(counts: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=f"successes = {counts[0]} of n = {counts[1]}"):
+        wilson_interval(*counts)
+
+
+def pairs(both: int, lost: int, won: int, neither: int) -> tuple[list[bool], list[bool]]:
+    before = [True] * both + [True] * lost + [False] * won + [False] * neither
+    after = [True] * both + [False] * lost + [True] * won + [False] * neither
+    return before, after
+
+
+def test_paired_by_hand() -> None:
+    # n = 98, 4 lost, 14 won: p_lost = 5/100, p_won = 15/100, centre 0.10,
+    # half = Z √((0.05 + 0.15 - 0.01) / 100) = 1.959964 * √0.0019 = 1.959964 * 0.04358899 = 0.08543285
+    difference, low, high = paired_difference_interval(*pairs(50, 4, 14, 30))
+    assert difference == pytest.approx(10 / 98)
+    assert (low, high) == pytest.approx((0.01456715, 0.18543285), abs=1e-8)
+
+
+def test_equal_answers_still_leave_some_doubt() -> None:
+    # n = 98, none lost or won: both are 1/100, centre 0, half = Z √(0.02 / 100) = 1.959964 * 0.01414214 = 0.02771808
+    result = paired_difference_interval(*pairs(60, 0, 0, 38))
+    assert result == pytest.approx((0.0, -0.02771808, 0.02771808), abs=1e-8)
+
+
+def test_pairing_matters_and_the_marginals_do_not() -> None:
+    # 50 of 100 right before and 60 after, both times; but once 10 questions changed, once 90 did.
+    few, many = pairs(50, 0, 10, 40), pairs(10, 40, 50, 0)
+    narrow, wide = paired_difference_interval(*few), paired_difference_interval(*many)
+    assert narrow.difference == wide.difference == pytest.approx(0.1)
+    assert narrow.low > 0 > wide.low
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+def test_paired_holds_the_difference_and_turns_round(answers: list[tuple[bool, bool]]) -> None:
+    before, after = zip(*answers, strict=True)
+    result = paired_difference_interval(before, after)
+    assert result.difference == pytest.approx(sum(after) / len(after) - sum(before) / len(before))
+    assert -1 <= result.low <= result.difference <= result.high <= 1
+    back = paired_difference_interval(after, before)
+    assert back == pytest.approx((-result.difference, -result.high, -result.low))
+
+
+@pytest.mark.parametrize(("before", "after"), [([], []), ([True], [True, False])])
+def test_paired_refuses_answers_to_other_questions(before: list[bool], after: list[bool]) -> None:
+    with pytest.raises(UserError, match=f"before has {len(before)} answers and after {len(after)}"):
+        paired_difference_interval(before, after)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95])
+def test_confidence_is_a_fraction(confidence: float) -> None:
+    with pytest.raises(UserError, match=f"confidence = {confidence} must lie between 0 and 1"):
+        wilson_interval(1, 2, confidence)
+    with pytest.raises(UserError, match=f"confidence = {confidence} must lie between 0 and 1"):
+        paired_difference_interval([True], [True], confidence)
