@@ -92,10 +92,11 @@ class Policy:
         """A policy from a loaded model (changed in place) and tokenizer.
 
         A plain model gets fresh adapters by `lora`, or is frozen when `lora` is None. The active adapter of a
-        PeftModel is made trainable, also when it was loaded for inference; `lora` must be None then. Gradient
-        checkpointing is switched off: it would disable the KV cache, and the frozen layers keep nothing anyway.
+        PeftModel is made trainable, also when it was loaded for inference; `lora` must be None then. UserError when
+        gradient checkpointing is on: it disables the KV cache and sends gradient through every frozen layer.
         """
-        model.gradient_checkpointing_disable()
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            raise UserError("gradient checkpointing is on: call gradient_checkpointing_disable() on the model first")
         policy_model: Any = _with_adapter(model, lora, seed)
         policy_model.eval()
         policy_model.config.use_cache = True

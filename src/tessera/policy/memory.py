@@ -113,9 +113,8 @@ def _activations(model: nn.Module, work: Workload) -> Part:
     maps = FLOAT32 * sum(p.shape[0] + p.shape[1] for p in adapter_matrices(model)[::2])
     repeated = work.update_rows * (work.prompt_tokens + work.completion_tokens) * 2 * shape.query_width
     size = tokens * maps + (shape.depth - lowest) * (tokens * layer + repeated * _itemsize(model))
-    return Part(
-        "activations (update)", size, "layers with gradient x (tokens x (2 H + 2 Q + 3 I) + rows x length x 2 Q)"
-    )
+    formula = "layers with gradient x (tokens x (2 H + 2 Q + 3 I) + rows x length x 2 Q) + LoRA inputs"
+    return Part("activations (update)", size, formula)
 
 
 def _head(model: nn.Module, work: Workload) -> Part:

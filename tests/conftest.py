@@ -1,0 +1,36 @@
+"""Shared fixtures, and which tests a run leaves out: `slow` without --slow, `gpu` without a CUDA device."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `from tiny import tiny_policy`
+
+from tiny import save_tiny
+
+# Tiny models spend their time in Python; more threads only slow them down, and sums keep one order.
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = pytest.mark.skip(reason="slow: run with --slow")
+    gpu = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(slow)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(gpu)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local model folder with the tiny model of seed 0. Tests read it; one that writes makes its own."""
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "model")
