@@ -103,5 +103,5 @@ class Pair(BaseModel):
 
 def test_a_rule_over_several_keys_reads_as_its_author_wrote_it():
     assert validate(Pair, {"a": 3}, "pair").a == 3
-    with pytest.raises(UserError, match="^pair: a and b must differ$"):
+    with pytest.raises(UserError, match=r"^pair: a and b must differ$"):
         validate(Pair, {"a": 1}, "pair")

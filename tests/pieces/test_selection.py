@@ -79,7 +79,7 @@ def test_a_seed_is_a_selection(eight):
 
 
 def scan(mask, draws, cutoff, max_selected, probability):
-    """The rule as the paper reads, one token at a time; `draws` is an iterator of uniform numbers, one a policy token."""
+    """The rule as the paper reads, one token at a time; `draws` iterates over one uniform number a policy token."""
     selected = []
     for row in mask:
         t, chosen, out = 0, 0, []

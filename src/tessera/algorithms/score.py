@@ -60,12 +60,13 @@ def score_group(
     plan = algorithm.plan(rows, generator(seed, "selection")).to(logp.device)
     scored = algorithm.weigh(_scored(plan, logp, old_logp, ref_logp))
     terms = algorithm.token_loss(scored)
+    keep_BT = plan.selected_BT  # summed without the rest, so that not even the width of the padding changes a bit
     return Loss(
-        value=(plan.share_BT.to(logp.dtype) * terms.loss_BT).sum(),
+        value=(plan.share_BT[keep_BT].to(logp.dtype) * terms.loss_BT[keep_BT]).sum(),
         per_token=terms.loss_BT,
         advantage=scored.advantage_BT,
         weight=scored.weight_BT,
-        selected=plan.selected_BT,
+        selected=keep_BT,
         metrics=_metrics(scored, terms),
     )
 
