@@ -170,9 +170,8 @@ def supported_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """`dtype`, or float16 (with a warning) where it is bfloat16 and the CUDA device cannot compute in it."""
     if dtype is not torch.bfloat16 or device.type != "cuda":
         return dtype
-    with torch.cuda.device(device):
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return dtype
+    if torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8:  # Ampere was the first to have it
+        return dtype
     log.warning("%s cannot compute in bfloat16: using float16 instead", device)
     return torch.float16
 

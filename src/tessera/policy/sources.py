@@ -41,9 +41,11 @@ def load_base(
         with quiet(warnings=False):
             return load_gguf(place, gguf_dtype, attn_implementation=attn_implementation)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    model_options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if place is None:
         options |= _hub_options(revision)
-    model_options = {"dtype": dtype, "attn_implementation": attn_implementation}
+        # transformers looks for an adapter beside the model, and asks the network for it unless told here as well.
+        model_options["adapter_kwargs"] = {"local_files_only": options["local_files_only"]}
     with quiet(warnings=False) if place else nullcontext():  # a download shows its progress
         return _from_pretrained(name, place, options, model_options)
 
