@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,6 +143,14 @@ def all_rows(sft_steps: int = 20, rl_steps: int = 60) -> Iterator[dict[str, Any]
         if i % 15 == 0:
             yield evaluation(sft_steps + i, "", 0.42 + 0.3 * i / rl_steps, rl, "validation")
     yield evaluation(sft_steps + rl_steps, "final", 0.703, rl)
+
+
+@pytest.fixture
+def made() -> SimpleNamespace:
+    """The functions above, for tests to build rows with."""
+    return SimpleNamespace(
+        evaluation=evaluation, sft=sft_row, rl=rl_row, completion=completion, all_rows=all_rows, recipe=RECIPE
+    )
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
             yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    else:
+    elif key:
         yield key, value
 
 

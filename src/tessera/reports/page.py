@@ -142,7 +142,7 @@ def _numbers(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[float, ...]]]:
             yield key, (found[0], found[-1], sum(found) / len(found), min(found), max(found))
 
 
-def _named(recipe: Mapping[str, Any]) -> dict[str, str]:
+def _named(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a run without a summary is of, as far as its recipe says so in the usual places."""
     stages = [stage for stage in recipe.get("stages") or [recipe] if isinstance(stage, Mapping)]
     names = [_name(stage.get("algorithm")) or _name(stage) for stage in stages]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -139,8 +140,21 @@ class RunFolder:
         for name in ROWS:
             with stops_run(self.path / name):
                 jsonl.keep(self.path / name, lambda row: row["step"] <= step)
-        with stops_run(self.path / "summary.json"):
-            (self.path / "summary.json").unlink(missing_ok=True)
+        self._forget_summary()
+
+    def position(self) -> dict[str, int]:
+        """Bytes in each row file now, for `rollback`."""
+        return {name: path.stat().st_size if (path := self.path / name).exists() else 0 for name in ROWS}
+
+    def rollback(self, position: Mapping[str, int]) -> None:
+        """Forget what was written after `position` was taken, and the summary of it all."""
+        self._check_writable()
+        now = self.position()
+        for name in ROWS:
+            with stops_run(self.path / name):
+                if position[name] < now[name]:  # never longer: a crash of the machine may have lost the end
+                    os.truncate(self.path / name, position[name])
+        self._forget_summary()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
@@ -213,6 +227,10 @@ class RunFolder:
     def _check_writable(self) -> None:
         if not self._lock:
             raise UserError(f"run folder {self.path} is open for reading: write inside `with RunFolder.open(...)`")
+
+    def _forget_summary(self) -> None:
+        with stops_run(self.path / "summary.json"):
+            (self.path / "summary.json").unlink(missing_ok=True)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         self._check_writable()

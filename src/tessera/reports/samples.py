@@ -25,5 +25,5 @@ def choose(rows: Iterable[Row], steps: int = STEPS) -> list[tuple[int, list[Row]
 
 def _chosen(rows: list[Row]) -> list[Row]:
     scored = sorted((row for row in rows if row.get("reward") is not None), key=lambda row: -row["reward"])
-    failed = [row for row in rows if row.get("error")]
-    return [*scored[:1], *scored[1:][-1:], *(row for row in failed[:1] if row.get("reward") is None)]
+    failed = [row for row in rows if row.get("reward") is None]
+    return [*scored[:1], *scored[1:][-1:], *failed[:1]]
