@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tessera.policy.adapters import LoraSettings
+from tessera.policy.embedded import quiet
 from tessera.policy.load import Policy
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<unk>")
@@ -88,7 +89,7 @@ def tiny_policy(
 
 def save_tiny(folder: str | Path, seed: int = 0, *, layers: int = 4, std: float = 0.4) -> Path:
     """Write `tiny_model` and its tokenizer as a local model folder, and return it."""
-    folder = Path(folder)
-    tiny_model(seed, layers=layers, std=std).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    with quiet():
+        tiny_model(seed, layers=layers, std=std).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+    return Path(folder)

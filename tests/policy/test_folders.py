@@ -51,3 +51,29 @@ def test_without_replace_the_first_of_two_writers_wins(tmp_path: Path) -> None:
             (early / "early").write_text("")
     assert _names(target) == ["early"]
     assert _names(tmp_path) == ["model"]
+
+
+def test_a_rename_that_fails_for_another_reason_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="disk full"), whole_folder(tmp_path / "model", replace=False):
+        pass
+    assert _names(tmp_path) == []
+
+
+def test_a_folder_that_appears_at_the_last_moment_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model"
+    rename = Path.rename
+
+    def overtaken(self: Path, other: Path) -> Path:
+        target.mkdir()
+        (target / "theirs").write_text("")
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    with whole_folder(target, replace=False) as aside:
+        (aside / "ours").write_text("")
+    assert _names(target) == ["theirs"]
+    assert _names(tmp_path) == ["model"]

@@ -148,3 +148,12 @@ def test_the_boundary_is_encoded_as_one_text() -> None:
     tokenizer.chat_template = "{{ messages[0].content }}\n"
     tokenizer.chat_template = "{{ messages[0].content + '\n' }}"
     assert render(tokenizer, _chat(("user", "a"), prefill="\na")) == [1, 3, 1]
+
+
+def test_a_tokenizer_that_rewrites_plain_text_is_refused() -> None:
+    class Rewriting:
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [1, 9, 9] if add_special_tokens else [7, 8]}
+
+    with pytest.raises(UserError, match="changes a text when it adds special tokens"):
+        render(Rewriting(), Problem("p", "ab", None))

