@@ -102,6 +102,10 @@ def test_a_long_run_is_thinned_but_its_description_is_exact() -> None:
     raw = named(root, "raw")[0]
     # 5000 / 240 points up to 21 each, so 239 of them
     assert len(spots(raw)) == 239
+    heights = [y for _, y in spots(raw)]
+    # the axes fit what is drawn: 6 % of the range is left above and below
+    assert min(heights) == pytest.approx(TOP + (HEIGHT - TOP - BOTTOM) * 0.06 / 1.12, abs=0.06)
+    assert max(heights) == pytest.approx(TOP + (HEIGHT - TOP - BOTTOM) * 1.06 / 1.12, abs=0.06)
     assert "mean: 0 at step 1, 4999 at step 5000, lowest 0, highest 4999" in (root[1].text or "")
 
 

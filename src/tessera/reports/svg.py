@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape as escape_html
 from statistics import fmean
 from typing import NamedTuple
@@ -120,7 +120,7 @@ class _Scale:
 def line_chart(chart: Chart, ident: str) -> str:
     """Draw `chart`, whose series hold at least one point. `ident` is unique in the page."""
     series = tuple(one.thinned() for one in chart.series)
-    scale = _Scale(chart)
+    scale = _Scale(replace(chart, series=series))
     body = [*_axes(chart, scale), *_stages(chart, scale)]
     for index, one in enumerate(series):
         body += _marks(one, index, scale) if one.marks else _lines(one, index, scale)
