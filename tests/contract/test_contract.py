@@ -1,0 +1,218 @@
+"""What every algorithm must hold. One suite over the registry: a new algorithm needs no new test."""
+
+import pytest
+import torch
+
+from tessera.algorithms import build, registered
+
+NAN = float("nan")
+# Besides its defaults each algorithm may be tried with settings that a small group exercises better.
+SHARPER = {
+    "grpo": [{"beta": 0.1, "clip_low": 0.1, "aggregation": "token_mean"}, {"aggregation": "batch_token_mean"}],
+    "s_grpo": [{"cutoff": 1, "max_selected": 3, "probability": 0.5}],
+    "t_spmo": [{"pairs": "all"}, {"surrogate": "clipped_ratio", "regulariser": {"name": "kl", "beta": 0.1}}],
+}
+SPECS = [{"name": name, **extra} for name in registered() for extra in [{}, *SHARPER.get(name, [])]]
+SEEDS = range(3)
+
+
+def label(spec):
+    return "-".join([spec["name"], *(key for key in spec if key != "name")])
+
+
+@pytest.fixture(params=SPECS, ids=label)
+def spec(request):
+    return request.param
+
+
+def same(a, b):
+    """Bit for bit, loss and gradients; NaN never."""
+    for x, y in zip(a, b, strict=True):
+        assert torch.equal(x, y)
+
+
+def close(a, b, tolerance=1e-12):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_what_stands_on_masked_and_padded_positions_changes_nothing(contract, spec):
+    for seed in SEEDS:
+        case = contract.make_case(seed=seed)
+        width = case.batch.tokens_BT.shape[1]
+        loss, by_logp, by_theta = contract.score(spec, case)
+        assert torch.isfinite(loss.value)
+        assert torch.isfinite(by_theta).all()
+        for more, fill in ((0, 1e30), (0, -torch.inf), (5, NAN), (1, 0.0)):
+            other, other_by_logp, other_by_theta = contract.score(spec, case.padded(more, fill))
+            same((loss.value, by_theta, by_logp), (other.value, other_by_theta, other_by_logp[:, :width]))
+            for part in ("per_token", "advantage", "weight", "selected"):
+                same([getattr(loss, part)], [getattr(other, part)[:, :width]])
+            assert not other.per_token[:, width:].any()
+            assert loss.metrics == other.metrics
+
+
+def test_nothing_is_said_about_tokens_the_policy_did_not_write(contract, spec):
+    for seed in SEEDS:
+        case = contract.make_case(seed=seed)
+        loss, by_logp, _ = contract.score(spec, case)
+        outside = ~case.batch.mask_BT
+        assert not loss.selected[outside].any()
+        assert not loss.advantage[outside].any()
+        assert not by_logp[outside].any()
+
+
+def test_unselected_tokens_have_no_loss_no_weight_and_no_gradient(contract, spec):
+    for seed in SEEDS:
+        loss, by_logp, _ = contract.score(spec, contract.make_case(seed=seed))
+        for x in (loss.per_token, loss.weight, by_logp):
+            assert not x[~loss.selected].any()
+
+
+def test_inactive_tokens_have_no_gradient(contract, spec):
+    # what a plan does not call active is never scored: that must lose nothing
+    case = contract.make_case((4, 3), rewards=[1, 0, 1, 1, 2, 2, 2])
+    whole = contract.plan(spec, case)
+    _, gradient = contract.learn(spec, case, whole, [list(range(7))])
+    assert not gradient[~whole.active_BT].any()
+    assert gradient[whole.active_BT].any()
+    assert not (whole.active_BT & ~whole.selected_BT).any()
+
+
+def test_the_order_of_completions_is_immaterial(contract, spec):
+    plans = [contract.plan(spec, contract.make_case((6,)), seed).selected_BT for seed in SEEDS]
+    if any(not torch.equal(plans[0], other) for other in plans):
+        spec = {**spec, "selection": "all"}  # draws belong to rows: moved rows draw anew
+    for seed in SEEDS:
+        case = contract.make_case((6,), seed=seed)
+        loss, _, by_theta = contract.score(spec, case)
+        shuffled = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+        other, _, other_by_theta = contract.score(spec, case.rows(shuffled))
+        close(loss.value, other.value)
+        close(by_theta, other_by_theta)
+        close(loss.advantage[shuffled], other.advantage)
+
+
+def test_equal_rewards_teach_nothing(contract, spec):
+    for reward in (0.0, 0.1, -1e30):
+        case = contract.make_case((6,), rewards=[reward] * 6).on_policy()
+        loss, by_logp, _ = contract.score(spec, case)
+        assert not loss.advantage.any()
+        assert loss.value.item() == 0.0
+        assert not by_logp.any()
+
+
+def test_without_a_penalty_equal_rewards_teach_nothing_off_policy_either(contract, spec):
+    case = contract.make_case((6,), rewards=[0.3] * 6)
+    loss, by_logp, _ = contract.score({**spec, "regulariser": "none"}, case)
+    assert loss.value.item() == 0.0
+    assert not by_logp.any()
+
+
+def test_better_than_the_group_is_reinforced(contract, spec):
+    # two completions that differ from their first token on, one better: its tokens become likelier, the other's not
+    case = contract.make_case((2,), width=6, tool=0.0, rewards=[1, 0], seed=3).on_policy()
+    case.batch.tokens_BT[:] = torch.tensor([[7], [8]])
+    assert (case.batch.lengths_B > 0).all()
+    _, by_logp, _ = contract.score(spec, case)
+    assert by_logp[0, 0] < 0 < by_logp[1, 0]
+    assert (by_logp[0] <= 0).all()
+    assert (by_logp[1] >= 0).all()
+
+
+def test_the_gradient_equals_finite_differences(contract, spec, monkeypatch):
+    case = contract.make_case((4,), width=5, seed=1)
+    algorithm, whole = build(spec), contract.plan(spec, case)
+    rows = [list(range(4))]
+    stopped = contract.Stopped(monkeypatch)
+    with stopped.recording():
+        _, gradient = contract.learn(spec, case, whole, rows)
+    assert gradient.any(), algorithm
+    h = 1e-6
+    for i, t in case.batch.mask_BT.nonzero().tolist():
+        sides = []
+        for sign in (1, -1):
+            # a theta of its own for every token: the gradient is by token
+            index_BT = torch.arange(case.index_BT.numel()).reshape(case.index_BT.shape)
+            theta = case.theta[case.index_BT].flatten().clone()
+            theta[index_BT[i, t]] += sign * h
+            moved = type(case)(case.batch, index_BT, theta, case.old_BT, case.ref_BT, case.eos_BT)
+            with stopped.replaying():
+                sides.append(contract.learn(spec, moved, whole, rows)[0])
+        assert (sides[0] - sides[1]) / (2 * h) == pytest.approx(gradient[i, t].item(), rel=1e-6, abs=1e-8)
+
+
+def test_a_seed_is_a_result(contract, spec):
+    case = contract.make_case(width=20)
+    first, again = (contract.score(spec, case, seed=7) for _ in range(2))
+    same((first[0].value, first[0].selected, *first[1:]), (again[0].value, again[0].selected, *again[1:]))
+    torch.rand(3)  # the global generator has no say
+    same([first[0].selected], [contract.score(spec, case, seed=7)[0].selected])
+
+
+def test_half_precision_log_probs_give_finite_results(contract, spec):
+    # and the same ones as the rounded numbers give in single precision
+    for seed in SEEDS:
+        case = contract.make_case(seed=seed)
+        rounded = type(case)(
+            case.batch, case.index_BT, case.theta.bfloat16().double(), case.old_BT, case.ref_BT, case.eos_BT
+        )
+        half, by_logp, _ = contract.score(spec, case, dtype=torch.bfloat16)
+        single, expected, _ = contract.score(spec, rounded, dtype=torch.float32)
+        assert torch.isfinite(half.value)
+        assert half.value == single.value
+        assert by_logp.dtype == torch.bfloat16
+        assert torch.equal(by_logp, expected.bfloat16())
+
+
+CUTS = {
+    "two": [[0, 1, 2, 3], [4, 5, 6, 7, 8]],
+    "through a group": [[0, 5, 8], [7, 1], [2, 3, 4, 6]],
+    "one by one": [[i] for i in range(9)],
+    "one by one, backwards": [[i] for i in reversed(range(9))],
+}
+
+
+@pytest.mark.parametrize("parts", CUTS.values(), ids=CUTS.keys())
+def test_any_cut_into_micro_batches_gives_the_same_loss_and_gradient(contract, spec, parts):
+    case = contract.make_case((4, 3, 2), seed=5)
+    whole = contract.plan(spec, case)
+    value, gradient = contract.learn(spec, case, whole, [list(range(9))])
+    other_value, other_gradient = contract.learn(spec, case, whole, parts)
+    assert other_value == pytest.approx(value, rel=1e-12, abs=1e-12)
+    close(other_gradient, gradient)
+    assert gradient.any()
+
+
+def test_one_group_planned_is_one_group_scored(contract, spec):
+    # the trainer's two halves and score_group are one computation
+    case = contract.make_case(width=20, seed=2)
+    loss, by_logp, _ = contract.score(spec, case)
+    value, gradient = contract.learn(spec, case, contract.plan(spec, case), [list(range(5))])
+    assert value == pytest.approx(loss.value.item(), rel=1e-12, abs=1e-12)
+    close(gradient, by_logp)
+
+
+def test_several_groups_are_averaged_as_the_aggregation_says(contract, spec):
+    case = contract.make_case((4, 3, 2), seed=5, width=12)
+    members = [case.batch.group_B.eq(g).nonzero()[:, 0] for g in range(3)]
+    algorithm = build(spec)
+    together = algorithm.plan(case.batch, torch.Generator().manual_seed(0))
+    value, gradient = contract.learn(spec, case, together, [list(range(9))])
+    rng = torch.Generator().manual_seed(0)  # one stream for all: groups one after the other draw what the step draws
+    plans = [algorithm.plan(case.rows(rows).batch, rng) for rows in members]
+    alone = [contract.learn(spec, case.rows(r), p, [list(range(len(r)))]) for r, p in zip(members, plans, strict=True)]
+    counts = [int(p.selected_BT.sum()) for p in plans]
+    by_tokens = algorithm.aggregation.name == "batch_token_mean"
+    weights = [n / sum(counts) if by_tokens else 1 / 3 for n in counts]
+    assert value == pytest.approx(sum(w * v for w, (v, _) in zip(weights, alone, strict=True)), abs=1e-12)
+    for w, (_, expected), rows in zip(weights, alone, members, strict=True):
+        close(gradient[rows], w * expected)
+
+
+def test_an_undecided_group_dilutes_but_does_not_disturb(contract, spec):
+    # two groups, the second with equal rewards: the first keeps its advantages
+    case = contract.make_case((4, 3), rewards=[1, 0, 0, 1, 5, 5, 5])
+    together = contract.plan(spec, case)
+    alone = contract.plan(spec, case.rows(torch.arange(4)))
+    same([together.advantage_BT[:4]], [alone.advantage_BT])
+    assert not together.advantage_BT[4:].any()
