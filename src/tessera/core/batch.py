@@ -74,6 +74,10 @@ class Plan:
         """The same plan on another device."""
         return Plan(*(getattr(self, f.name).to(device) for f in fields(self)))
 
+    def rows(self, index: Sequence[int]) -> Plan:
+        """The plan of some rows, in the order of `index`. Shares stay those of the whole step."""
+        return Plan(*(getattr(self, f.name)[list(index)] for f in fields(self)))
+
 
 @dataclass(frozen=True)
 class Scored:

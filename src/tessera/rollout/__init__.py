@@ -1,1 +1,1 @@
-
+"""Sampling completions, grading them, and restarting from inside earlier ones."""

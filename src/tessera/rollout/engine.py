@@ -1,0 +1,40 @@
+"""What a rollout engine is: prompts and seeds in, sampled token ids with their log-probs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tessera.core.types import Completion
+
+
+class Sampling(BaseModel):
+    """How to sample. `temperature` 0 takes the likeliest token."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_new_tokens: int = Field(300, gt=0)
+    temperature: float = Field(1.0, ge=0)
+
+
+class Request(NamedTuple):
+    """One row to sample: its prompt ids, and the seed of its own random stream."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+class Engine(Protocol):
+    """Samples completions. A row's tokens depend on its prompt, its seed and the weights, not on the other rows
+    (up to the last bits of the arithmetic, which depend on the batch's shape)."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """One completion a request, in order. Log-probs are those of the distribution sampled from."""
+
+    def sync(self) -> None:
+        """Make the engine sample from the trainer's current weights."""
+
+    def fingerprint(self) -> str:
+        """A hash of the adapter weights that the engine samples from."""

@@ -1,0 +1,182 @@
+"""What every stage of a run works with."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tessera.core.seeding import derive
+from tessera.core.types import Group, Problem
+from tessera.evaluation.evaluate import Evaluation, evaluate
+from tessera.policy.load import Policy
+from tessera.reports.run import RunFolder
+from tessera.rollout.collect import Collector
+from tessera.rollout.engine import Engine
+from tessera.tasks.base import LoadedTask
+from tessera.training.interrupt import Interrupt
+from tessera.training.settings import EvaluationSettings, RunSettings
+from tessera.training.state import RunState
+
+
+class Observer:
+    """Told of everything that happens; this one ignores it. Subclass to show progress or to log elsewhere."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """A row of metrics.jsonl was written."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` steps of stage `what` are behind us."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line: a stage began or ended, and why."""
+
+
+@dataclass
+class RunContext:
+    """The parts of a run: policy, engine, task, folder, settings, and where it stands."""
+
+    policy: Policy
+    engine: Engine
+    collector: Collector
+    task: LoadedTask
+    folder: RunFolder
+    run: RunSettings
+    evaluation: EvaluationSettings
+    stage_names: Sequence[str]
+    seed: int
+    observers: Sequence[Observer] = ()
+    state: RunState = field(default_factory=RunState)
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    max_new_tokens: int = 300  # of an evaluation that names none: the RL stages' largest
+    _resumed_at: float = field(default_factory=time.perf_counter)
+
+    def seed_of(self, *names: str | int) -> int:
+        """A seed for this place in the run: stage, step in the stage, and `names`."""
+        return derive(self.seed, self.state.stage, self.state.stage_step, *names)
+
+    @contextmanager
+    def learning(self, *names: str | int) -> Iterator[None]:
+        """LoRA dropout, where there is any, is on within the context and draws from the place's own stream."""
+        dropouts = [m for name, m in self.policy.model.named_modules() if "lora_dropout" in name]
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed_of("dropout", *names))
+            for module in dropouts:
+                module.train()
+            try:
+                yield
+            finally:
+                for module in dropouts:
+                    module.eval()
+
+    def elapsed(self) -> float:
+        """Seconds of work so far, over all resumptions."""
+        now = time.perf_counter()
+        self.state.seconds += now - self._resumed_at
+        self._resumed_at = now
+        return self.state.seconds
+
+    def log(self, kind: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a row of metrics and tell the observers."""
+        at = min(self.state.stage, len(self.stage_names) - 1)
+        row = {
+            "kind": kind,
+            "step": self.state.step,
+            "stage": self.stage_names[at],
+            "stage_index": at,
+            "seconds": round(self.elapsed(), 3),
+            **metrics,
+        }
+        self.folder.log(row)
+        for observer in self.observers:
+            observer.row(row)
+        return row
+
+    def log_groups(self, groups: Sequence[Group]) -> None:
+        """Write every rollout of `groups` with what it earned."""
+        stage = self.stage_names[self.state.stage]
+        self.folder.log_completions(
+            {
+                "step": self.state.step,
+                "stage": stage,
+                "group": index,
+                "problem_id": group.problem.id,
+                "prompt": self.prompt_text(group),
+                "text": rollout.text,
+                "reward": rollout.reward,
+                "components": dict(rollout.components),
+                "finish_reason": rollout.finish_reason,
+                "error": rollout.error,
+                "tokens": len(rollout.ids),
+            }
+            for index, group in enumerate(groups)
+            for rollout in group.rollouts
+        )
+
+    def prompt_text(self, group: Group) -> str:
+        """The group's prompt as the model read it, special tokens shown."""
+        tokenizer: Any = self.policy.tokenizer
+        return str(tokenizer.decode(list(group.prompt_ids)))
+
+    def message(self, text: str) -> None:
+        """Tell the observers."""
+        for observer in self.observers:
+            observer.message(text)
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell the observers how far the stage is."""
+        for observer in self.observers:
+            observer.progress(self.stage_names[self.state.stage], done, total)
+
+    def validate(self) -> Evaluation | None:
+        """Greedy accuracy on the validation problems, logged; None when there are none."""
+        problems = _first(self.task.validation, self.evaluation.validation_size)
+        return self._evaluate(problems, "validation", None) if problems else None
+
+    def test(self, label: str) -> Evaluation | None:
+        """Greedy accuracy on the test problems, logged under `label` and kept; None when there are none."""
+        problems = _first(self.task.test, self.evaluation.test_size)
+        if not problems:
+            return None
+        with self.interrupt.immediate():
+            found = self._evaluate(problems, "test", label)
+        self.state.evaluated[label] = list(found.correct)
+        return found
+
+    def _evaluate(self, problems: Sequence[Problem], split: str, label: str | None) -> Evaluation:
+        length = self.evaluation.max_new_tokens or self.max_new_tokens
+        found = evaluate(self.collector, problems, max_new_tokens=length, success=self.evaluation.success)
+        low, high = found.interval
+        named = {} if label is None else {"label": label}
+        self.log(
+            "eval",
+            {
+                **named,
+                "split": split,
+                "accuracy/value": found.value,
+                "accuracy/ci_low": low,
+                "accuracy/ci_high": high,
+                "accuracy/n": len(problems),
+                "truncation_rate": found.truncation_rate,
+                "completion_length/mean": found.mean_length,
+            },
+        )
+        return found
+
+
+def peak_memory() -> int:
+    """Bytes: the CUDA allocator's peak where there is one, else the process's largest resident size."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _first(problems: Sequence[Problem], size: int | None) -> Sequence[Problem]:
+    return problems if size is None else problems[:size]

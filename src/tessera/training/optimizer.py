@@ -1,0 +1,72 @@
+"""AdamW and its schedule, from settings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from tessera.core.errors import RunStopped
+from tessera.training.settings import OptimizerSettings
+
+
+class Optimizer:
+    """AdamW at the learning rate of the stage's step; one update at a time: clip, check, step."""
+
+    def __init__(self, parameters: list[nn.Parameter], settings: OptimizerSettings, steps: int) -> None:
+        self.parameters = parameters
+        self.settings = settings
+        self.steps = steps
+        self.adamw = torch.optim.AdamW(
+            parameters,
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+
+    def at_step(self, step: int) -> float:
+        """Set the learning rate of step 1, 2, ... of the stage and return it."""
+        rate = self.settings.lr * schedule_factor(self.settings, step, self.steps)
+        for group in self.adamw.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def update(self, loss: float) -> float:
+        """Apply the gathered gradients and clear them; return their norm before clipping.
+
+        A loss or gradient that is not finite raises RunStopped, and no parameter has moved.
+        """
+        limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.adamw.zero_grad()
+            raise RunStopped(
+                f"loss {loss} with gradient norm {norm}: nothing was updated; lower the learning rate, or look at the "
+                "rewards and log-probs of the last steps in metrics.jsonl and completions.jsonl"
+            )
+        self.adamw.step()
+        self.adamw.zero_grad()
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return self.adamw.state_dict()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.adamw.load_state_dict(state)
+
+
+def schedule_factor(settings: OptimizerSettings, step: int, steps: int) -> float:
+    """What the learning rate is multiplied with in step 1..steps: a linear warm-up over `warmup_steps` that never
+    starts at 0, then constant, or falling to just above 0 at the last step (linear or half a cosine)."""
+    warmup = settings.warmup_steps
+    if step <= warmup:
+        return step / (warmup + 1)
+    done = (step - warmup - 1) / max(1, steps - warmup)
+    if settings.schedule == "linear":
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0

@@ -1,0 +1,184 @@
+"""The RL stage: rollouts, plan -> score -> learn, replays, and what is watched and logged on the way."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tessera.algorithms.base import Algorithm
+from tessera.core.seeding import generator
+from tessera.core.types import Group, Problem
+from tessera.policy.adapters import adapter_state, set_adapter_state
+from tessera.policy.reference import Reference
+from tessera.rollout.collect import Start
+from tessera.rollout.engine import Sampling
+from tessera.rollout.replay import Outcome, ReplayBuffer
+from tessera.training import metrics
+from tessera.training.context import RunContext
+from tessera.training.optimizer import Optimizer
+from tessera.training.sampler import ProblemSampler
+from tessera.training.sentinels import Sentinels
+from tessera.training.settings import RLStage
+from tessera.training.step import Learner, Update
+
+
+class RLRunner:
+    """Runs the steps of an RL stage."""
+
+    def __init__(self, run: RunContext, settings: RLStage, algorithm: Algorithm) -> None:
+        self.run = run
+        self.settings = settings
+        self.problems: dict[str, Problem] = {p.id: p for p in run.task.train}
+        run.collector.check_fits(run.task.train, settings.max_new_tokens)
+        self.sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
+        self.sampler = ProblemSampler(len(run.task.train), run.seed_of("problems"))
+        self.replay = ReplayBuffer(settings.replay.capacity, run.evaluation.success)
+        self.sentinels = Sentinels(settings.sentinels)
+        self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
+        needs_reference = "ref_logp" in algorithm.needs
+        self.reference = Reference(run.policy.model, settings.reference) if needs_reference else None
+        self.best: dict[str, Tensor] | None = None
+        self._sync_seconds = 0.0
+        score_at = settings.temperature if settings.score_temperature == "sampling" else settings.score_temperature
+        self.learner = Learner(
+            run.policy.model,
+            algorithm,
+            self.optimizer,
+            self.reference,
+            temperature=float(score_at),
+            budget=settings.tokens_per_microbatch,
+        )
+
+    def step(self) -> str | None:
+        """Rollouts, the update, the replays and their updates; returns why the stage ends now, if it does."""
+        began = time.perf_counter()
+        rate = self.optimizer.at_step(self.run.state.stage_step)
+        problems = [self.run.task.train[i] for i in self.sampler.take(self.settings.prompts_per_step)]
+        self._sync()
+        with self.run.interrupt.immediate():
+            groups = self._collect([Start(problem) for problem in problems], "rollout")
+        updates, replays, skipped = [self._update(groups, "plan")], [], 0
+        if self.settings.score_temperature in ("sampling", self.settings.temperature):
+            self.sentinels.mismatch(updates[0].tokens.mismatch)
+        self._remember(groups, first=True)
+        for n, outcome in enumerate(self._replays()):
+            start = self.replay.draw(outcome, self.problems, generator(self.run.seed_of("replay", n)))
+            if start is None:
+                skipped += 1
+                continue
+            self._sync()
+            group = self._collect([start], "replay-rollout", n)
+            updates.append(self._update(group, "replay-plan", n))
+            replays.append((outcome, group[0]))
+            self._remember(group)
+        self._refresh_reference()
+        self._log(groups, replays, updates, {"replay/skipped": skipped, "learning_rate": rate}, began)
+        return self._stop()
+
+    def finish(self) -> None:
+        """End the stage with the best adapter by validation, when asked to."""
+        if self.settings.keep_best and self.best is not None:
+            set_adapter_state(self.run.policy.model, self.best)
+
+    def state(self) -> dict[str, Any]:
+        """The stage's own part of the run's state."""
+        watched = self.sentinels
+        return {
+            "sampler": self.sampler.state(),
+            "replay": self.replay.state(),
+            "sentinels": {"moved": watched.moved, "flat_steps": watched.flat_steps, "said": watched.truncation_said},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.sampler.restore(state["sampler"])
+        self.replay.restore(state["replay"])
+        seen = state["sentinels"]
+        self.sentinels.moved, self.sentinels.flat_steps = seen["moved"], seen["flat_steps"]
+        self.sentinels.truncation_said = seen["said"]
+
+    def _sync(self) -> None:
+        began = time.perf_counter()
+        self.run.engine.sync()
+        self.sentinels.engine_current(self.run.engine.fingerprint(), self.run.policy.fingerprint())
+        self._sync_seconds = time.perf_counter() - began
+
+    def _collect(self, starts: Sequence[Start], *names: str | int) -> list[Group]:
+        groups = self.run.collector.collect(starts, self.settings.group_size, self.sampling, self.run.seed_of(*names))
+        self.sentinels.rewards(groups)
+        return groups
+
+    def _update(self, groups: Sequence[Group], *names: str | int) -> Update:
+        before = None if self.sentinels.moved else self.run.policy.fingerprint()
+        with self.run.learning(*names):
+            update = self.learner.update(groups, generator(self.run.seed_of(*names)))
+        if before is not None and update.grad_norm is not None:
+            self.sentinels.weights_moved(before, self.run.policy.fingerprint())
+        return update
+
+    def _replays(self) -> list[Outcome]:
+        success: Outcome = "success"
+        failure: Outcome = "failure"
+        return [success] * self.settings.replay.successes + [failure] * self.settings.replay.failures
+
+    def _remember(self, groups: Sequence[Group], first: bool = False) -> None:
+        if not self._replays():
+            return
+        if first and self.settings.replay.source == "step":
+            self.replay.clear()
+        lengths = {group.problem.id: len(self.run.collector.prompt_ids(group.problem)) for group in groups}
+        self.replay.add(groups, lengths)
+
+    def _refresh_reference(self) -> None:
+        every = self.settings.refresh_reference
+        if self.reference is not None and every and (self.run.state.stage_step % every == 0):
+            self.reference.refresh()
+
+    def _log(
+        self,
+        groups: Sequence[Group],
+        replays: Sequence[tuple[Outcome, Group]],
+        updates: Sequence[Update],
+        extra: Mapping[str, float],
+        began: float,
+    ) -> None:
+        replayed = [group for _, group in replays]
+        times = {**self.run.collector.take_times(), "sync": self._sync_seconds}
+        row = {
+            **metrics.of_rewards(groups, self.run.evaluation.success),
+            **metrics.of_tokens(groups, replayed, updates),
+            **metrics.of_updates(updates),
+            "replay/success": sum(outcome == "success" for outcome, _ in replays),
+            "replay/failure": sum(outcome == "failure" for outcome, _ in replays),
+            **extra,
+            **metrics.of_time(times, updates, groups, replayed, time.perf_counter() - began),
+        }
+        if row["reward/mean"] is not None:
+            self.run.state.rewards.append(row["reward/mean"])
+        self.run.log("rl", row)
+        self.run.log_groups([*groups, *replayed])
+
+    def _stop(self) -> str | None:
+        """Validation, the best adapter so far, and the plateau rule."""
+        state, every = self.run.state, self.settings.evaluate_every
+        if every and state.stage_step % every == 0:
+            found = self.run.validate()
+            if found is not None and (state.best is None or found.value > state.best["value"]):
+                state.best = {"value": found.value, "step": state.step}
+                self.best = adapter_state(self.run.policy.model)
+        plateau = self.settings.plateau
+        if plateau and has_plateaued(state.rewards, plateau.window, plateau.patience, plateau.rise):
+            return f"the mean reward has not risen by {plateau.rise} in {plateau.patience} steps"
+        return None
+
+
+def has_plateaued(rewards: Sequence[float], window: int, patience: int, rise: float) -> bool:
+    """Whether the moving mean over `window` steps has risen by less than `rise` in the last `patience` steps."""
+    if len(rewards) < window + patience:
+        return False
+    means = [statistics.fmean(rewards[i - window : i]) for i in range(window, len(rewards) + 1)]
+    return max(means[-patience:]) < max(means[:-patience]) + rise

@@ -1,0 +1,133 @@
+"""What a stage of a run can be told. Every key is read; an unknown one is an error."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tessera.policy.reference import ReferenceKind
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen and strict."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OptimizerSettings(Settings):
+    """AdamW, its schedule over the stage's steps, and gradient clipping (`max_grad_norm: null` is none)."""
+
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    max_grad_norm: float | None = Field(1.0, gt=0)
+
+
+class ReplaySettings(Settings):
+    """T-SPMO's replays a step: `successes` and `failures` are C_success and C_failure of arXiv:2504.20834, sec. 3.3.
+
+    `source: step` draws from this step's completions of the prompt, `buffer` from the newest `capacity` of the stage.
+    """
+
+    successes: int = Field(0, ge=0)
+    failures: int = Field(0, ge=0)
+    source: Literal["buffer", "step"] = "buffer"
+    capacity: int = Field(4096, gt=0)
+
+
+class PlateauSettings(Settings):
+    """Stop the stage when the mean reward of the last `window` steps has not risen by `rise` in `patience` steps."""
+
+    window: int = Field(20, gt=0)
+    patience: int = Field(50, gt=0)
+    rise: float = Field(0.01, ge=0)
+
+
+class SentinelSettings(Settings):
+    """The limits of the watchers; see tessera.training.sentinels for what each one does."""
+
+    mismatch: float = Field(0.1, gt=0, description="mean |sampler - trainer| log-prob of a token that stops the run")
+    no_spread_steps: int = Field(20, gt=0, description="steps without reward spread in any group before a warning")
+    truncation_rate: float = Field(0.5, gt=0, le=1, description="share of completions cut at the limit that warns")
+    reward_failures: float = Field(0.1, ge=0, le=1, description="share of failed rewards in a step that stops the run")
+
+
+class _Stage(Settings):
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    steps: int = Field(gt=0)
+    optimizer: OptimizerSettings = OptimizerSettings()
+    tokens_per_microbatch: int = Field(8192, gt=0)
+
+    @field_validator("name")
+    @classmethod
+    def _not_taken(cls, name: str) -> str:
+        if name in {"base", "final"}:
+            raise ValueError("base and final name the first and last evaluation; call the stage something else")
+        return name
+
+
+class SFTStage(_Stage):
+    """Supervised warm-up on the task's gold answers, or on the rows of `data` (`prompt`, `completion`; JSON Lines).
+
+    Stops early when greedy accuracy on the validation split, taken every `check_every` steps, is `stop_accuracy`.
+    """
+
+    kind: Literal["sft"] = "sft"
+    name: str = Field("sft", pattern=r"^[A-Za-z0-9_-]+$")
+    batch_size: int = Field(24, gt=0)
+    data: str | None = None
+    stop_accuracy: float | None = Field(None, gt=0, le=1)
+    check_every: int = Field(10, gt=0)
+
+
+class RLStage(_Stage):
+    """Reinforcement learning with a group of completions a prompt.
+
+    `score_temperature: sampling` takes log-probs of the distribution sampled from. `reference` is the policy at the
+    start of the stage or the model without adapter, taken anew every `refresh_reference` steps when given.
+    `keep_best` ends the stage with the adapter of the best validation accuracy, seen every `evaluate_every` steps.
+    """
+
+    kind: Literal["rl"] = "rl"
+    name: str = Field("rl", pattern=r"^[A-Za-z0-9_-]+$")
+    algorithm: dict[str, Any]
+    prompts_per_step: int = Field(1, gt=0)
+    group_size: int = Field(8, gt=0)
+    max_new_tokens: int = Field(300, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    score_temperature: Literal["sampling"] | float = "sampling"
+    reference: ReferenceKind = "start_of_stage"
+    refresh_reference: int | None = Field(None, gt=0)
+    replay: ReplaySettings = ReplaySettings()
+    plateau: PlateauSettings | None = None
+    sentinels: SentinelSettings = SentinelSettings()
+    evaluate_every: int | None = Field(None, gt=0)
+    keep_best: bool = False
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class EvaluationSettings(Settings):
+    """Greedy accuracy: on `test_size` test problems before, after each stage and at the end (null: all of them);
+    on `validation_size` validation problems during a stage. Solved is a reward of at least `success`."""
+
+    max_new_tokens: int | None = Field(None, gt=0, description="null: the largest of the RL stages")
+    test_size: int | None = Field(None, gt=0)
+    validation_size: int | None = Field(None, gt=0)
+    success: float = 1.0
+
+
+class RunSettings(Settings):
+    """Where the run is kept and how often it is saved."""
+
+    dir: str
+    save_every: int = Field(10, gt=0)
+    keep_checkpoints: int = Field(2, gt=0)
+    max_rows: int = Field(128, gt=0, description="completions sampled at a time")

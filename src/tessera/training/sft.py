@@ -1,0 +1,121 @@
+"""The supervised stage: a short warm-up on gold answers, stopped by a rule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tessera.core.errors import UserError
+from tessera.core.types import Problem
+from tessera.policy.logprobs import Row, score
+from tessera.policy.reference import Reference
+from tessera.tasks.data import locate, read_jsonl
+from tessera.tasks.rows import RowFormat
+from tessera.tasks.validate import gold_text
+from tessera.training.batching import micro_batches
+from tessera.training.context import RunContext
+from tessera.training.optimizer import Optimizer
+from tessera.training.sampler import ProblemSampler
+from tessera.training.settings import SFTStage
+
+
+class SFTRunner:
+    """Runs the steps of an SFT stage."""
+
+    def __init__(self, run: RunContext, settings: SFTStage) -> None:
+        self.run = run
+        self.settings = settings
+        self.rows = _rows(run, settings)
+        self.sampler = ProblemSampler(len(self.rows), run.seed_of("problems"))
+        self.best: dict[str, Tensor] | None = None
+        self.reference: Reference | None = None
+        self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
+
+    def step(self) -> str | None:
+        """One update; returns why the stage ends now, if it does."""
+        began = time.perf_counter()
+        rows = [self.rows[i] for i in self.sampler.take(self.settings.batch_size)]
+        tokens = sum(len(row.positions) for row in rows)
+        rate = self.optimizer.at_step(self.run.state.stage_step)
+        with self.run.learning():
+            loss, right = self._gradients(rows, tokens)
+        norm = self.optimizer.update(loss)
+        self.run.log(
+            "sft",
+            {
+                "loss": loss,
+                "accuracy/token": right / tokens,
+                "learning_rate": rate,
+                "grad_norm": norm,
+                "tokens/trained": tokens,
+                "time/step": time.perf_counter() - began,
+            },
+        )
+        return self._stop()
+
+    def state(self) -> dict[str, Any]:
+        """The stage's own part of the run's state."""
+        return {"sampler": self.sampler.state()}
+
+    def finish(self) -> None:
+        """Nothing to do: the stage ends with the adapter it has."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.sampler.restore(state["sampler"])
+
+    def _gradients(self, rows: list[Row], tokens: int) -> tuple[float, int]:
+        """Mean negative log-likelihood over the batch's tokens, and how many of them were the likeliest."""
+        loss, right = 0.0, 0
+        for part in micro_batches(rows, self.settings.tokens_per_microbatch):
+            scores = score(self.run.policy.model, [rows[i] for i in part])
+            share = -scores.logp_N.sum() / tokens
+            share.backward()
+            loss += float(share.detach())
+            right += int(scores.likeliest_N.sum())
+        return loss, right
+
+    def _stop(self) -> str | None:
+        wanted = self.settings.stop_accuracy
+        if wanted is None or (self.run.state.stage_step % self.settings.check_every):
+            return None
+        found = self.run.validate()
+        if found is None:
+            raise UserError("stop_accuracy needs validation problems, and the task has none")
+        if found.value >= wanted:
+            return f"validation accuracy {found.value:.1%} reached {wanted:.1%}"
+        return None
+
+
+def _rows(run: RunContext, settings: SFTStage) -> list[Row]:
+    """Prompts with the tokens to learn, all of them planned; the end-of-sequence token closes each."""
+    pairs = _gold(run) if settings.data is None else _from_file(settings.data)
+    tokenizer: Any = run.policy.tokenizer
+    stop = tokenizer.eos_token_id if tokenizer.eos_token_id in run.policy.eos_ids else min(run.policy.eos_ids)
+    rows = []
+    for problem, text in pairs:
+        ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], stop)
+        run.collector.check_fits([problem], len(ids))
+        rows.append(Row(run.collector.prompt_ids(problem), ids, tuple(range(len(ids)))))
+    return rows
+
+
+def _gold(run: RunContext) -> list[tuple[Problem, str]]:
+    """Gold answers as continuations: where neither side brings white space, a space parts plain prompt and answer."""
+    pairs = []
+    for problem in run.task.train:
+        text = gold_text(run.task.task, problem)
+        if text is None:
+            raise UserError(f"problem {problem.id!r} has no gold answer to learn from: give the stage `data`")
+        before = problem.prefill or (problem.prompt if isinstance(problem.prompt, str) else " ")
+        pairs.append((problem, text if before[-1:].isspace() or text[:1].isspace() else " " + text))
+    return pairs
+
+
+def _from_file(path: str) -> list[tuple[Problem, str]]:
+    rows = read_jsonl(locate(path))
+    problems = RowFormat(answer_column="completion").problems("sft", rows)
+    return [(problem, str(row.column("completion"))) for problem, row in zip(problems, rows, strict=True)]
