@@ -60,9 +60,8 @@ def test_it_is_the_packages_one_function():
     ],
 )
 def test_each_bad_argument_is_named(changes, message):
-    name = changes.pop("name", "grpo")
     with pytest.raises(UserError, match=rf"^{message}"):
-        score_group(name, **arguments(**changes))
+        score_group(**{"name": "grpo", **arguments(**changes)})
 
 
 def test_a_group_of_one_is_refused():
@@ -113,6 +112,14 @@ def test_metrics_by_hand():
     assert loss.metrics["clip_fraction/low"] == pytest.approx(3 / 7)
 
 
+def test_lengths_and_mask_both_have_to_allow_a_token():
+    # position 1 of row 0 is tool output; the end of row 1 and all of row 2 are padding, whatever the mask says
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[0, 1] = False
+    loss = score_group("grpo", **arguments(mask=mask))
+    assert loss.selected.int().tolist() == [[1, 0, 1, 1], [1, 1, 1, 0], [0] * 4]
+
+
 def test_a_given_constant_carries_no_gradient():
     logp = torch.full((3, 4), -1.0, requires_grad=True)
     old, ref = (torch.full((3, 4), -1.1, requires_grad=True) for _ in range(2))
@@ -121,6 +128,13 @@ def test_a_given_constant_carries_no_gradient():
     assert logp.grad.any()
     assert old.grad is None
     assert ref.grad is None
+
+
+def test_rewards_beyond_all_floats_of_single_precision_leave_a_finite_loss():
+    # +-1e300 count as +-1e38: A(v|root) = 1e38 - 0 on the first row's first own token, mean over the pairs
+    loss = score_group("t_spmo", **arguments(rewards=torch.tensor([1e300, -1e300, 0.0], dtype=torch.float64)))
+    assert loss.advantage[0, 1].item() == pytest.approx(1e38, rel=1e-6)
+    assert torch.isfinite(loss.value)
 
 
 def test_half_precision_is_computed_with_in_single():

@@ -68,6 +68,17 @@ def test_a_plan_moves_with_all_its_parts():
     assert all(torch.equal(getattr(same, f.name), getattr(plan, f.name)) for f in dataclasses.fields(Plan))
 
 
+def test_a_plan_of_some_rows_keeps_their_order_and_the_shares_of_the_step():
+    flags = torch.ones(3, 1).bool(), torch.zeros(3, 1).bool()
+    plan = Plan(torch.arange(3.0)[:, None], flags[0], torch.full((3, 1), 1 / 3), flags[1])
+        torch.arange(3.0)[:, None], torch.ones(3, 1).bool(), torch.full((3, 1), 1 / 3), torch.zeros(3, 1).bool()
+    )
+    part = plan.rows([2, 0])
+    assert part.advantage_BT.tolist() == [[2.0], [0.0]]
+    assert torch.equal(part.share_BT, plan.share_BT[:2])
+    assert (part.selected_BT.tolist(), part.active_BT.tolist()) == ([[True]] * 2, [[False]] * 2)
+
+
 def test_a_batch_is_frozen():
     batch = make_batch([[1]], [[True]], [1.0], [0])
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -24,6 +24,8 @@ SOURCE = ROOT / "src" / "tessera"
 PACKAGES = ("core", "pieces", "algorithms")
 TESTS = ("pieces", "algorithms", "contract")
 LIMIT_S = 60
+# Stop at the first failure; load nothing that costs more than a test; tests/conftest.py is cut off for the same reason.
+OPTIONS = ("-x", f"--rootdir={ROOT}", "-p", "no:unraisableexception", "-p", "no:threadexception")
 
 
 class FirstFailure:
@@ -48,35 +50,37 @@ def changed_copy(folder: Path, mutation: list[str] | None) -> None:
         target.write_text(text, encoding="utf-8")
 
 
-def stages(mutation: list[str] | None) -> list[list[str]]:
-    """What to run, likeliest to fail first: the test file beside the changed one, then everything."""
-    beside = [] if mutation is None else [*ROOT.glob(f"tests/{Path(mutation[0]).parent}/test_{Path(mutation[0]).name}")]
-    beside = [path for path in beside if path.parent.name in TESTS]
-    return [[str(path) for path in some] for some in (beside, [ROOT / "tests" / name for name in TESTS]) if some]
+def stages(mutation: list[str] | None) -> list[tuple[Path, Path]]:
+    """What to run, each with its folder, likeliest to fail first: the test file beside the changed one, then all."""
+    everything = [(ROOT / "tests" / name, ROOT / "tests" / name) for name in TESTS]
+    if mutation is None:
+        return everything
+    changed = Path(mutation[0])
+    folder = ROOT / "tests" / changed.parent
+    beside = folder / f"test_{changed.name}"
+    return [(beside, folder), *everything] if folder.name in TESTS and beside.exists() else everything
 
 
-def examine(mutation: list[str] | None) -> list[str]:
+def examine(mutation: list[str] | None, path: Path, tests: Path) -> list[str]:
     """In a child: test the changed copy, quietly and without shrinking."""
+    generate = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    hypothesis.settings.register_profile("mutation", phases=generate, derandomize=True, database=None)
+    hypothesis.settings.load_profile("mutation")
     with tempfile.TemporaryDirectory() as folder:
         changed_copy(Path(folder), mutation)
         sys.path.insert(0, folder)
-        generate = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
-        hypothesis.settings.register_profile("mutation", phases=generate, derandomize=True, database=None)
-        hypothesis.settings.load_profile("mutation")
-        for paths in stages(mutation):
-            seen = FirstFailure()
-            code = pytest.main(["-x", "--rootdir", str(ROOT), *paths], plugins=[seen])
-            if code == pytest.ExitCode.TESTS_FAILED:
-                return ["failed", seen.test]
-            if code != pytest.ExitCode.OK:
-                return ["broken", str(code)]
+        seen = FirstFailure()
+        code = pytest.main([*OPTIONS, f"--confcutdir={tests}", str(path)], plugins=[seen])
         import tessera
 
-        return ["passed", ""] if str(tessera.__file__).startswith(folder) else ["broken", "not the copy"]
+        if not str(tessera.__file__).startswith(folder):
+            return ["broken", "the tests ran on another copy"]
+    outcome = {pytest.ExitCode.OK: "passed", pytest.ExitCode.TESTS_FAILED: "failed"}.get(code, "broken")
+    return [outcome, seen.test or str(code)]
 
 
-def answer(mutation: list[str] | None) -> list[str]:
-    """Fork, examine, and read the child's verdict; a child that takes too long is ended by its alarm."""
+def in_child(*task) -> list[str]:
+    """Fork, examine, and read the verdict; a child that takes too long is ended by its alarm."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -84,7 +88,7 @@ def answer(mutation: list[str] | None) -> list[str]:
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        os.write(writing, json.dumps(examine(mutation)).encode())
+        os.write(writing, json.dumps(examine(*task)).encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
@@ -95,10 +99,16 @@ def answer(mutation: list[str] | None) -> list[str]:
     return json.loads(verdict) if verdict else ["broken", f"exit status {status}"]
 
 
+def answer(mutation: list[str] | None) -> list[str]:
+    """The first verdict that is not `passed`; a stage has a child of its own, and sees no other's state."""
+    verdicts = (in_child(mutation, *stage) for stage in stages(mutation))
+    return next((verdict for verdict in verdicts if verdict[0] != "passed"), ["passed", ""])
+
+
 def main() -> None:
     """Serve until the input ends."""
     os.chdir(ROOT)
-    sys.dont_write_bytecode = True
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     torch.set_num_threads(1)
     gc.freeze()
     for line in sys.stdin:
