@@ -71,8 +71,6 @@ def test_a_plan_moves_with_all_its_parts():
 def test_a_plan_of_some_rows_keeps_their_order_and_the_shares_of_the_step():
     flags = torch.ones(3, 1).bool(), torch.zeros(3, 1).bool()
     plan = Plan(torch.arange(3.0)[:, None], flags[0], torch.full((3, 1), 1 / 3), flags[1])
-        torch.arange(3.0)[:, None], torch.ones(3, 1).bool(), torch.full((3, 1), 1 / 3), torch.zeros(3, 1).bool()
-    )
     part = plan.rows([2, 0])
     assert part.advantage_BT.tolist() == [[2.0], [0.0]]
     assert torch.equal(part.share_BT, plan.share_BT[:2])
