@@ -106,7 +106,7 @@ class Pipeline:
 
     def _step(self, runner: Runner, settings: Stage) -> None:
         state = self.run.state
-        before = state.to_json()
+        before, written = state.to_json(), self.run.folder.position()
         state.step, state.stage_step = state.step + 1, state.stage_step + 1
         own = runner.state()
         try:
@@ -114,6 +114,7 @@ class Pipeline:
         except Interrupted:
             # Sampling was cut short: nothing has changed since the last step but the counters.
             self.run.state = RunState.from_json(before)
+            self.run.folder.rollback(written)
             runner.restore(own)
             self._save(runner)
             raise

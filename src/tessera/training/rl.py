@@ -33,7 +33,6 @@ class RLRunner:
         self.run = run
         self.settings = settings
         self.problems: dict[str, Problem] = {p.id: p for p in run.task.train}
-        run.collector.check_fits(run.task.train, settings.max_new_tokens)
         self.sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
         self.sampler = ProblemSampler(len(run.task.train), run.seed_of("problems"))
         self.replay = ReplayBuffer(settings.replay.capacity, run.evaluation.success)
@@ -109,6 +108,7 @@ class RLRunner:
 
     def _collect(self, starts: Sequence[Start], *names: str | int) -> list[Group]:
         groups = self.run.collector.collect(starts, self.settings.group_size, self.sampling, self.run.seed_of(*names))
+        self.run.log_groups(groups)  # before anything can stop the run over them
         self.sentinels.rewards(groups)
         return groups
 
@@ -160,7 +160,6 @@ class RLRunner:
         if row["reward/mean"] is not None:
             self.run.state.rewards.append(row["reward/mean"])
         self.run.log("rl", row)
-        self.run.log_groups([*groups, *replayed])
 
     def _stop(self) -> str | None:
         """Validation, the best adapter so far, and the plateau rule."""
