@@ -60,7 +60,7 @@ def test_every_layer_has_a_contract(contracts, root):
     assert layers <= covered
 
 
-HEAVY = ("torch", "transformers", "peft", "numpy", "datasets", "accelerate")
+HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate")
 
 
 @pytest.mark.parametrize(
