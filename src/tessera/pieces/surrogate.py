@@ -31,7 +31,7 @@ class SurrogateTerms(NamedTuple):
 def clipped_ratio(scored: Scored, *, clip_low: Clip = 0.2, clip_high: Clip = 0.2) -> SurrogateTerms:
     """min(rho wA, clip(rho, 1 - clip_low, 1 + clip_high) wA), rho = exp(logp - old) (PPO; arXiv:2504.20834, Eq. 3).
 
-    A bound of None is no bound on that side.
+    A bound of None is no bound on that side. A ratio beyond e^60 counts as e^60, so that float32 stays finite.
     """
     ratio_BT = bounded_exp(scored.logp_BT - scored.old_BT)
     credit_BT = scored.weight_BT * scored.advantage_BT
