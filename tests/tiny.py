@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tessera.policy.adapters import LoraSettings
 from tessera.policy.embedded import quiet
@@ -51,7 +52,8 @@ def tiny_model(
     """A random Llama: hidden size 32, 4 heads over 2 key-value heads, 102 tokens, 512 positions, no tied weights.
 
     `std` is that of every weight; at 0.4 the next-token distributions are far from flat. <eos> and <|im_end|> end a
-    completion. The global generators are left as they were.
+    completion. In float64 the norms compute in float64 too (transformers' own round to float32). The global generators
+    are left as they were.
     """
     config = LlamaConfig(
         vocab_size=len(SPECIALS) + len(CHARACTERS),
@@ -70,8 +72,23 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).to(dtype)
+    if dtype is torch.float64:
+        _widen_norms(model)
     model.generation_config = GenerationConfig(eos_token_id=[2, 4], pad_token_id=0, bos_token_id=1)
     return model.eval()
+
+
+def _widen_norms(model: LlamaForCausalLM) -> None:
+    for layer in model.model.layers:
+        layer.input_layernorm = _exact_norm(layer.input_layernorm)
+        layer.post_attention_layernorm = _exact_norm(layer.post_attention_layernorm)
+    model.model.norm = _exact_norm(model.model.norm)
+
+
+def _exact_norm(norm: LlamaRMSNorm) -> torch.nn.RMSNorm:
+    exact = torch.nn.RMSNorm(len(norm.weight), eps=norm.variance_epsilon, dtype=torch.float64)
+    exact.weight = norm.weight
+    return exact
 
 
 def tiny_policy(

@@ -1,8 +1,8 @@
 """SCORE: log-probabilities at the planned positions, and only there.
 
 A row ends at its last planned position, its prompt is computed once for all rows that share it, and the vocabulary
-head runs on the planned positions alone, in chunks, with the log-sum-exp in float32. No [rows, length, vocabulary]
-tensor exists.
+head runs on the planned positions alone, in chunks, with the log-sum-exp in float32 or wider. No
+[rows, length, vocabulary] tensor exists.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Row(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of the planned tokens, row by row: `logp_N` float32 [N], log-probs; `entropy_N` float32 [N], the distribution's
-    entropy in nats, without gradient; `likeliest_N` bool [N], whether no token was likelier."""
+    """Of the planned tokens, row by row: `logp_N` [N], log-probs; `entropy_N` [N], the distribution's entropy in nats,
+    without gradient; `likeliest_N` bool [N], whether no token was likelier. Floats are float32, or the model's if wider.
+    """
 
     logp_N: Tensor
     entropy_N: Tensor
@@ -54,8 +55,12 @@ def score(model: Any, rows: Sequence[Row], *, temperature: float = 1.0) -> Score
 
 
 def logits(causal: Any, hidden: Tensor) -> Tensor:
-    """float32 [...,V] next-token logits of final hidden states [...,H], with the family's scaling or soft cap."""
-    out: Tensor = causal.get_output_embeddings()(hidden).float()
+    """Next-token logits [...,V] of final hidden states [...,H], with the family's scaling or soft cap.
+
+    float32, or float64 for a float64 model.
+    """
+    out: Tensor = causal.get_output_embeddings()(hidden)
+    out = out.to(torch.promote_types(out.dtype, torch.float32))
     config = causal.config.get_text_config()
     if getattr(config, "logits_scaling", None):
         out = out / config.logits_scaling
@@ -86,7 +91,8 @@ def _planned_hidden(causal: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 def _head(causal: Any, hidden_NH: Tensor, label_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     logits_NV = logits(causal, hidden_NH) / temperature
     norm_N = logits_NV.logsumexp(dim=-1)
+    logit_N = logits_NV.gather(1, label_N[:, None])[:, 0]
     with torch.no_grad():
         entropy_N = norm_N - (torch.softmax(logits_NV, dim=-1) * logits_NV).sum(dim=-1)
-        likeliest_N = logits_NV.argmax(dim=-1) == label_N
-    return logits_NV.gather(1, label_N[:, None])[:, 0] - norm_N, entropy_N, likeliest_N
+        likeliest_N = logit_N >= logits_NV.amax(dim=-1)
+    return logit_N - norm_N, entropy_N, likeliest_N

@@ -1,14 +1,13 @@
 """Shared-prefix forward: each distinct prompt is computed once, and every row that starts with it continues from it.
 
-Prompts are padded on the right. Causality keeps padding out of the prompt's own states; rows that continue a shorter
-prompt mask the gap and number their positions from the prompt's true end. Works with gradient (keys and values stay
-in the graph) and without.
+Shorter prompts are padded on the left, so that the tokens of a row lie side by side: layers with a sliding window count
+columns. Works with gradient (keys and values stay in the graph) and without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,18 +33,15 @@ class Prefix:
     """Keys and values of B rows so far, and the final hidden state of each row's newest token.
 
     `hidden_BH` [B,H]; `lengths_B` [B] long, prompt tokens of each row; `width` columns that the prompts take in the
-    cache; `seen` tokens after the prompt.
+    cache, on the left of which shorter ones are padded (`ragged`); `seen` tokens after the prompt.
     """
 
     cache: DynamicCache
     hidden_BH: Tensor
     lengths_B: Tensor
     width: int
+    ragged: bool
     seen: int = 0
-    ragged: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ragged = bool((self.lengths_B != self.width).any())
 
     def select(self, index: Tensor) -> None:
         """Keep or repeat rows in place: row i becomes what row `index[i]` was."""
@@ -57,13 +53,15 @@ class Prefix:
 def prefill(causal: Any, prompts: Sequence[Sequence[int]]) -> Prefix:
     """Compute each prompt once. `prompts` are non-empty lists of token ids."""
     device = causal.get_input_embeddings().weight.device
-    tokens_PT = pad_rows(prompts).to(device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    tokens_PT = pad_rows([prompt[::-1] for prompt in prompts]).flip(1).to(device)
+    width = tokens_PT.shape[1]
     cache = DynamicCache(config=causal.config)
-    position_1T = torch.arange(tokens_PT.shape[1], device=device)[None]
-    hidden_PTH = _forward(causal, tokens_PT, cache, None, position_1T.expand(tokens_PT.shape))
-    last_PH = hidden_PTH[torch.arange(len(prompts), device=device), lengths - 1]
-    return Prefix(cache, last_PH, lengths, tokens_PT.shape[1])
+    position_PT = torch.arange(width, device=device) - (width - lengths[:, None])
+    ragged = bool((lengths != width).any())
+    mask = position_PT >= 0 if ragged else None
+    hidden_PTH = _forward(causal, tokens_PT, cache, mask, position_PT.clamp(min=0))
+    return Prefix(cache, hidden_PTH[:, -1], lengths, width, ragged)
 
 
 def extend(causal: Any, prefix: Prefix, tokens_BT: Tensor) -> Tensor:
@@ -73,7 +71,7 @@ def extend(causal: Any, prefix: Prefix, tokens_BT: Tensor) -> Tensor:
     ahead_T = prefix.seen + torch.arange(T, device=device)
     mask = None
     if prefix.ragged:
-        prompt_BW = torch.arange(prefix.width, device=device) < prefix.lengths_B[:, None]
+        prompt_BW = torch.arange(prefix.width, device=device) >= prefix.width - prefix.lengths_B[:, None]
         rest = torch.ones(B, prefix.seen + T, dtype=torch.bool, device=device)
         mask = torch.cat([prompt_BW, rest], dim=1)
     hidden_BTH = _forward(causal, tokens_BT, prefix.cache, mask, prefix.lengths_B[:, None] + ahead_T)

@@ -24,7 +24,7 @@ KEEP_FINISHED = 0.25  # compact the batch when more than this share of its rows 
 
 
 class Drawn(NamedTuple):
-    """The token drawn for each row [B] long, and its log-prob [B] float32."""
+    """The token drawn for each row [B] long, and its log-prob [B]."""
 
     token_B: Tensor
     logp_B: Tensor
