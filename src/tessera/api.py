@@ -18,6 +18,9 @@ from tessera.training.context import Observer
 Rows = Iterable[Mapping[str, Any]]
 Callback = Callable[[Mapping[str, Any]], None]
 
+DEFAULT_ALGORITHM = "s_grpo"
+DEFAULT_STEPS = 100
+
 
 class _Callbacks(Observer):
     """Calls each function with every row of metrics."""
@@ -35,12 +38,12 @@ def train(
     model: Any,
     dataset: Rows,
     reward: RewardFunction | str,
-    algorithm: str | Mapping[str, Any] = "s_grpo",
+    algorithm: str | Mapping[str, Any] | None = None,
     tokenizer: Any = None,
     lora: Mapping[str, Any] | None = None,
     eval_dataset: Rows | None = None,
     validation_dataset: Rows | None = None,
-    steps: int = 100,
+    steps: int | None = None,
     stages: Sequence[Mapping[str, Any]] | None = None,
     evaluation: Mapping[str, Any] | None = None,
     run_dir: str | Path = "runs/train",
@@ -58,20 +61,19 @@ def train(
             list, a `datasets.Dataset`, any iterable of mappings.
         reward: a function `(problem, text) -> float` (or a mapping of named components), or a registered reward's
             name. `problem.answer` and `problem.metadata` hold the row's columns, `text` the assistant's whole turn.
-        algorithm: a registered name, or a mapping of its keys and pieces.
         lora: keys of LoraSettings; by default q and v projections of the last third of the layers, rank 16.
         eval_dataset: test rows: greedy accuracy before and after. None: no evaluation.
         validation_dataset: rows that choose the best checkpoint (`keep_best`) and stop an SFT stage.
-        steps: RL steps; `**stage` sets any other key of an RL stage (`group_size`, `temperature`, `optimizer`, ...).
-        stages: full stages instead, as in a recipe; then `algorithm`, `steps` and `**stage` stay at their defaults.
+        algorithm: a registered name (default `s_grpo`), or a mapping of its keys and pieces.
+        steps: RL steps (default 100); `**stage` sets any other key of an RL stage (`group_size`, `temperature`, `optimizer`, ...).
+        stages: full stages instead, as in a recipe; then without `algorithm`, `steps` and `**stage`.
         callbacks: functions of a row of metrics, or Observers.
 
     The run folder, the checks and the errors are those of the command line; with `resume` the run in `run_dir` goes on.
     """
-    if stages is not None and (stage or steps != 100 or algorithm != "s_grpo"):
+    if stages is not None and (stage or steps is not None or algorithm is not None):
         raise UserError("give either stages, or algorithm, steps and the keys of one RL stage")
-    named = {"name": algorithm} if isinstance(algorithm, str) else dict(algorithm)
-    one = [{"kind": "rl", "algorithm": named, "steps": steps, **stage}]
+    one = [{"kind": "rl", "algorithm": algorithm or DEFAULT_ALGORITHM, "steps": steps or DEFAULT_STEPS, **stage}]
     data = {
         "seed": seed,
         "model": _model_keys(model, lora),

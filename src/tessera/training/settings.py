@@ -28,7 +28,7 @@ class OptimizerSettings(Settings):
 
 
 class ReplaySettings(Settings):
-    """T-SPMO's replays a step: `successes` and `failures` are C_success and C_failure of arXiv:2504.20834, sec. 3.3.
+    """Replays a step: `successes` and `failures` are C_success and C_failure of arXiv:2504.20834, sec. 3.3.
 
     `source: step` draws from this step's completions of the prompt, `buffer` from the newest `capacity` of the stage.
     """
