@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tessera.core.errors import UserError
+from tessera.core.types import Problem
 from tessera.evaluation.evaluate import evaluate
 from tessera.launch import Prepared, prepare
 from tessera.policy.adapters import WEIGHTS_FILE
-from tessera.policy.load import load_policy
+from tessera.policy.load import ModelConfig, load_policy
 from tessera.policy.memory import Part, Workload, estimate, skeleton
-from tessera.policy.prompting import render
-from tessera.policy.sources import load_base
-from tessera.recipe import read_recipe
+from tessera.policy.prompting import check_fits, read_template, render
+from tessera.policy.sources import load_tokenizer
+from tessera.recipe import Stage, read_recipe
 from tessera.rollout.collect import Collector
 from tessera.rollout.hf import HFEngine
+from tessera.training import sft
 from tessera.training.settings import RLStage
+
+
+class MemoryPlan(NamedTuple):
+    """The estimate for `phase`, the part of a run that needs the most memory; the last of its parts is the peak."""
+
+    phase: str
+    parts: list[Part]
 
 
 def assess(source: str, overrides: Sequence[str], split: str) -> dict[str, Any]:
@@ -25,64 +35,108 @@ def assess(source: str, overrides: Sequence[str], split: str) -> dict[str, Any]:
 
     Returns `value`, `ci`, `n`, what was evaluated, and every completion.
     """
-    folder = Path(source)
-    is_run = folder.is_dir()
-    recipe, base = read_recipe(str(folder / "recipe.yaml") if is_run else source, overrides)
-    prepared = prepare(recipe, base)
+    run = Path(source) if Path(source).is_dir() else None
+    recipe = read_recipe(source if run is None else str(run / "recipe.yaml"), overrides)
+    prepared = prepare(recipe)
     problems = prepared.task.problems(split)[: recipe.evaluation.test_size if split == "test" else None]
     if not problems:
         raise UserError(f"task {prepared.task.name} has no {split} problems")
-    settings = recipe.model
-    if is_run:
-        if not (folder / "adapter" / WEIGHTS_FILE).is_file():
-            raise UserError(f"{folder} has no final adapter yet: the run is not finished; go on with --resume {folder}")
-        settings = settings.model_copy(update={"adapter": str(folder / "adapter"), "lora": None})
-    policy = load_policy(settings, seed=recipe.seed)
-    collector = Collector(
-        HFEngine(policy, recipe.run.max_rows), policy, prepared.task.task, recipe.chat_template_kwargs
-    )
-    length = recipe.evaluation.max_new_tokens or prepared.max_new_tokens
+    policy = load_policy(recipe.model if run is None else _with_final_adapter(recipe.model, run), seed=recipe.seed)
+    engine = HFEngine(policy, recipe.run.max_rows)
+    collector = Collector(engine, policy, prepared.task.task, recipe.chat_template_kwargs)
+    length = prepared.evaluation_tokens
     collector.check_fits(problems, length)
     found = evaluate(collector, problems, max_new_tokens=length, success=recipe.evaluation.success)
     return {
         "model": policy.name,
-        "run": str(folder) if is_run else None,
+        "run": None if run is None else str(run),
         "task": prepared.task.name,
         "split": split,
         "value": found.value,
         "ci": list(found.interval),
         "n": len(problems),
+        "failed": found.failed,
         "truncation_rate": found.truncation_rate,
         "completion_length": found.mean_length,
         "completions": [
-            {"problem_id": g.problem.id, "text": g.rollouts[0].text, "reward": g.rollouts[0].reward, "solved": solved}
-            for g, solved in zip(found.groups, found.correct, strict=True)
+            {
+                "problem_id": group.problem.id,
+                "text": group.rollouts[0].text,
+                "reward": group.rollouts[0].reward,
+                "error": group.rollouts[0].error,
+                "solved": solved,
+            }
+            for group, solved in zip(found.groups, found.correct, strict=True)
         ],
     }
 
 
-def memory_plan(prepared: Prepared) -> list[Part]:
-    """The memory estimate of the recipe's largest RL stage (of its SFT stage when it has no other)."""
-    recipe = prepared.recipe
-    _, tokenizer = load_base(recipe.model.name, revision=recipe.model.revision)
-    sample = prepared.task.train[:64]
-    prompt = max(len(render(tokenizer, problem, recipe.chat_template_kwargs)) for problem in sample)
-    plans = [
-        estimate(skeleton(recipe.model), _workload(stage, prompt, recipe.run.max_rows))
-        for stage in recipe.stages
-        if isinstance(stage, RLStage)
-    ] or [estimate(skeleton(recipe.model), Workload(1, 1, prompt, 64))]
-    return max(plans, key=lambda parts: parts[-1].bytes)
+def _with_final_adapter(model: ModelConfig, run: Path) -> ModelConfig:
+    if not (run / "adapter" / WEIGHTS_FILE).is_file():
+        raise UserError(f"{run} has no final adapter yet: the run is not finished; go on with --resume {run}")
+    return model.model_copy(update={"adapter": str(run / "adapter"), "lora": None})
 
 
-def _workload(stage: RLStage, prompt_tokens: int, max_rows: int) -> Workload:
-    rows = stage.prompts_per_step * stage.group_size
-    fitting = max(1, (stage.tokens_per_microbatch - prompt_tokens) // stage.max_new_tokens)
-    update_rows = min(rows, fitting)
-    return Workload(
-        rollout_rows=min(rows, max_rows),
-        update_rows=update_rows,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=stage.max_new_tokens,
-        update_prompts=-(-update_rows // stage.group_size),
-    )
+def memory_plan(prepared: Prepared) -> MemoryPlan:
+    """The memory estimate of the recipe's most demanding phase: a stage, or its evaluations. Loads no weights.
+
+    Raises UserError when a prompt and its longest completion exceed the model's context.
+    """
+    recipe, model = prepared.recipe, skeleton(prepared.recipe.model)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    texts = _Texts(_tokenizer(recipe.model), recipe.chat_template_kwargs, context)
+    work = {f"stage {stage.name}": _of_stage(prepared, stage, texts) for stage in prepared.stages}
+    if evaluated := prepared.evaluated:
+        prompt, completion = texts.longest((p, prepared.evaluation_tokens) for p in evaluated)
+        rows = min(len(evaluated), recipe.run.max_rows)
+        work["evaluation"] = Workload(rows, 0, prompt, completion, update_prompts=0)
+    plans = [MemoryPlan(phase, estimate(model, sizes)) for phase, sizes in work.items()]
+    return max(plans, key=lambda plan: plan.parts[-1].bytes)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts as tokens."""
+
+    tokenizer: Any
+    chat_template_kwargs: Mapping[str, Any]
+    context: int | None
+
+    def count(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def longest(self, asked: Iterable[tuple[Problem, int]]) -> tuple[int, int]:
+        """Tokens of the longest prompt and of the longest completion; each pair of them must fit the context."""
+        prompts, completions = [], []
+        for problem, completion in asked:
+            ids = render(self.tokenizer, problem, self.chat_template_kwargs)
+            check_fits(ids, completion, self.context, problem.id)
+            prompts.append(len(ids))
+            completions.append(completion)
+        return max(prompts), max(completions)
+
+
+def _tokenizer(model: ModelConfig) -> Any:
+    tokenizer = load_tokenizer(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if model.chat_template is not None:
+        tokenizer.chat_template = read_template(model.chat_template)
+    return tokenizer
+
+
+def _of_stage(prepared: Prepared, stage: Stage, texts: _Texts) -> Workload:
+    if isinstance(stage, RLStage):
+        group, rows = stage.group_size, stage.prompts_per_step * stage.group_size
+        sampled = min(rows, prepared.recipe.run.max_rows)
+        prompt, completion = texts.longest((problem, stage.max_new_tokens) for problem in prepared.task.train)
+    else:
+        group, rows, sampled = 1, stage.batch_size, 0
+        pairs = sft.pairs(prepared.task, stage)
+        prompt, completion = texts.longest((problem, texts.count(text) + 1) for problem, text in pairs)
+    fitting = _rows_in(stage.tokens_per_microbatch, rows, group, prompt, completion)
+    return Workload(sampled, fitting, prompt, completion, update_prompts=-(-fitting // group))
+
+
+def _rows_in(budget: int, rows: int, group: int, prompt: int, completion: int) -> int:
+    """How many of `rows` a micro-batch of `budget` tokens takes, each `group` of them sharing a prompt."""
+    fitting = (n for n in range(rows, 1, -1) if -(-n // group) * prompt + n * completion <= budget)
+    return next(fitting, 1)

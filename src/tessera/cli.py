@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,21 +14,45 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tessera.core.errors import RunStopped, TesseraError, UserError
+from tessera.core.errors import RunStopped, TesseraError, UserError, unknown
 
 if TYPE_CHECKING:
     from tessera.launch import Prepared
 
 app = typer.Typer(
     help="Token-level credit assignment for RL on language models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console()
-errors = Console(stderr=True)
+
+USER_ERROR, STOPPED, INTERRUPTED = 2, 1, 130
+_UsageError: Any = typer.BadParameter.__base__  # typer carries click inside or depends on it, by version
+
+
+class WarningLines(logging.Handler):
+    """Log records as lines on stderr, above the bar where there is one (which takes stderr's place)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print `record`."""
+        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override keys of the recipe.")]
+
+
+@app.callback(invoke_without_command=True)
+def tessera(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Token-level credit assignment for RL on language models."""
+    from tessera import __version__
+
+    if version:
+        _say(__version__)
+    elif context.invoked_subcommand is None:
+        _say(context.get_help())
 
 
 @app.command()
@@ -33,23 +60,24 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe file, or the name of a shipped recipe.")] = None,
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Delete the run that is in the folder.")] = False,
 ) -> None:
     """Train as a recipe says."""
     from tessera.launch import start
     from tessera.progress import ConsoleObserver
     from tessera.training.interrupt import Interrupted
 
+    if resume is not None and force:
+        raise UserError("--resume goes on with a run, --force deletes it: give one of them")
     prepared = _prepared(recipe, overrides or [], resume)
-    run_dir = prepared.recipe.run.dir
-    console.print(f"run folder {run_dir}", highlight=False, soft_wrap=True)
-    with ConsoleObserver(console) as observer:
-        try:
-            summary = start(prepared, resume=resume is not None, observers=[observer])
-        except Interrupted:
-            observer.close()
-            errors.print(f"stopped and saved; go on with: tessera train --resume {run_dir}", soft_wrap=True)
-            raise typer.Exit(130) from None
-    _print_summary(summary, Path(run_dir))
+    folder = Path(prepared.recipe.run.dir)
+    try:
+        with ConsoleObserver(console) as observer:
+            summary = start(prepared, resume=resume is not None, observers=[observer], force=force)
+    except Interrupted:
+        _complain(f"stopped and saved; go on with: tessera train --resume {folder}")
+        raise typer.Exit(INTERRUPTED) from None
+    _print_summary(summary, folder)
 
 
 @app.command(name="eval")
@@ -61,21 +89,18 @@ def evaluate(
 ) -> None:
     """Greedy accuracy of a run's final adapter, or of a recipe's model as it is, on held-out problems."""
     from tessera.assess import assess
+    from tessera.reports.files import atomic_write
 
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
     result = assess(source, overrides or [], split)
     low, high = result["ci"]
-    console.print(
+    _say(
         f"{result['model']} on {result['task']} {split}: {result['value']:.1%} "
-        f"(95 % interval {low:.1%} to {high:.1%}, n = {result['n']})",
-        highlight=False,
-        soft_wrap=True,
+        f"(95 % interval {low:.1%} to {high:.1%}, n = {result['n']})"
     )
     if out is not None:
-        import json
-
-        from tessera.reports.files import atomic_write, stops_run
-
-        with stops_run(out):
+        with _writing(out):
             atomic_write(out, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -88,36 +113,35 @@ def check(
     from tessera.assess import memory_plan
 
     prepared = _prepared(recipe, overrides or [], None)
-    console.print(prepared.recipe.text(), markup=False, highlight=False, end="")
-    for stage, algorithm in zip(prepared.recipe.stages, prepared.algorithms, strict=True):
+    plan = memory_plan(prepared)
+    _say(prepared.recipe.text())
+    for stage, algorithm in zip(prepared.stages, prepared.algorithms, strict=True):
         if algorithm is not None:
-            console.print(f"\nstage {stage.name} composes {algorithm.name}:\n{algorithm.describe()}", highlight=False)
+            _say(f"stage {stage.name} composes {algorithm.name}:\n{algorithm.describe()}\n")
     task = prepared.task
-    console.print(f"\n{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test problems\n")
-    table = Table("memory", "estimate", "formula", box=None)
-    for part in memory_plan(prepared):
-        table.add_row(part.what, f"{part.bytes / 2**20:,.0f} MiB", part.formula)
-    console.print(table)
+    _say(f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test problems\n")
+    _say(f"memory where it is most needed, {plan.phase}:")
+    table = Table("what", "estimate", "formula", box=None)
+    for part in plan.parts:
+        table.add_row(part.what, f"{part.bytes / 2**20:,.1f} MiB", part.formula)
+    _show(table)
 
 
 @app.command()
 def tasks(
-    name: Annotated[str | None, typer.Argument(help="A task's name, or path.py:Class.")] = None,
-    options: Overrides = None,
+    name: Annotated[str | None, typer.Argument(help="A task's name; with --validate also path.py:Class.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="With --validate: the task's options.")
+    ] = None,
     validate: Annotated[bool, typer.Option("--validate", help="Check the rewards of the task (or of all).")] = False,
 ) -> None:
     """List the tasks and their options, or check that a task's reward grades what it should."""
-    from tessera.tasks.registry import list_tasks
-
     if validate:
         _validate_tasks(name, options or [])
-        return
-    for task in list_tasks():
-        if name in (None, task.name):
-            console.print(f"[bold]{task.name}[/]  {task.summary}")
-            for option in task.options:
-                default = "required" if option.default is None else option.default
-                console.print(f"    {option.name} = {default!s}  {option.description}", markup=False, highlight=False)
+    elif options:
+        raise UserError(f"options ({', '.join(options)}) go with --validate")
+    else:
+        _list_tasks(name)
 
 
 @app.command()
@@ -128,7 +152,7 @@ def models() -> None:
     table = Table("name", "source", "state", "description", box=None)
     for entry in list_models():
         table.add_row(entry.name, entry.source, entry.state, entry.description)
-    console.print(table)
+    _show(table)
 
 
 @app.command()
@@ -137,7 +161,7 @@ def recipes() -> None:
     from tessera.recipe import shipped_recipes
 
     for name in shipped_recipes():
-        console.print(name, highlight=False)
+        _say(name)
 
 
 @app.command()
@@ -145,68 +169,77 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder, finished or n
     """Write report.html for a run and say where it is."""
     from tessera.reports.run import RunFolder
 
-    console.print(str(RunFolder.open(run).write_report()), highlight=False, soft_wrap=True)
+    _say(str(RunFolder.open(run).write_report()))
 
 
 def main() -> None:
     """The `tessera` command."""
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, handlers=[WarningLines()])
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
     try:
-        app()
-    except UserError as error:
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        return int(app(standalone_mode=False) or 0)
+    except (UserError, _UsageError) as error:
+        text = error.format_message() if isinstance(error, _UsageError) else str(error)
+        _complain(f"error: {text}")
+        return USER_ERROR
     except RunStopped as error:
-        errors.print(f"run stopped: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _complain(f"run stopped: {error}")
+        return STOPPED
     except TesseraError as error:
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _complain(f"error: {error}")
+        return STOPPED
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        return INTERRUPTED
 
 
 def _prepared(source: str | None, overrides: list[str], resume: Path | None) -> Prepared:
     from tessera.launch import prepare
     from tessera.recipe import read_recipe
 
-    if source is not None and resume is not None and "=" in source and not Path(source).exists():
-        source, overrides = None, [source, *overrides]
     if resume is not None:
-        if not resume.is_dir():
-            raise UserError(f"--resume {resume}: there is no such run folder")
+        if not (resume / "recipe.yaml").is_file():
+            raise UserError(f"--resume {resume}: there is no run in this folder")
+        if source and "=" in source and not Path(source).is_file():  # no recipe, and the first override in its place
+            overrides, source = [source, *overrides], None
         source = source or str(resume / "recipe.yaml")
-        overrides = [*overrides, f"run.dir={resume}"]
+        overrides = [*overrides, f"run.dir={json.dumps(str(resume))}"]
     if source is None:
         raise UserError("give a recipe: a file, or a name that `tessera recipes` lists")
-    recipe, folder = read_recipe(source, overrides)
-    return prepare(recipe, folder)
+    return prepare(read_recipe(source, overrides))
+
+
+def _list_tasks(name: str | None) -> None:
+    from tessera.tasks.registry import TASKS, list_tasks
+
+    if name is not None and name not in TASKS:
+        raise unknown("task", name, TASKS)
+    for task in list_tasks():
+        if name in (None, task.name):
+            _say(f"{task.name}  {task.summary}")
+            for option in task.options:
+                default = "required" if option.default is None else option.default
+                _say(f"    {option.name} = {default}  {option.description}")
 
 
 def _validate_tasks(name: str | None, options: list[str]) -> None:
-    import yaml
-
+    from tessera.recipe import apply_overrides
     from tessera.tasks.registry import TASKS, load_task
     from tessera.tasks.validate import validate_task
 
-    given: dict[str, Any] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise UserError(f"option {option!r} must be key=value")
-        given[key] = yaml.safe_load(value)
-    chosen = [name] if name else [n for n, task in TASKS.items() if not _required(task)]
+    needy = {n for n, task in TASKS.items() if any(field.is_required() for field in task.model_fields.values())}
     sound = True
-    for task in chosen:
-        found = validate_task(load_task({"name": task, **given}))
+    for task in sorted(set(TASKS) - needy) if name is None else [name]:
+        found = validate_task(load_task(apply_overrides({"name": task}, options)))
         sound = sound and found.ok
-        console.print(f"{task}\n{found}", markup=False, highlight=False)
-    for left in sorted(set(TASKS) - set(chosen)) if name is None else ():
-        console.print(f"{left}\n-     needs options: tessera tasks {left} KEY=VALUE --validate", highlight=False)
+        _say(f"{task}\n{found}")
+    for task in sorted(needy) if name is None else ():
+        _say(f"{task}\n-     needs options: tessera tasks {task} KEY=VALUE --validate")
     if not sound:
         raise typer.Exit(1)
-
-
-def _required(task: Any) -> bool:
-    return any(field.is_required() for field in task.model_fields.values())
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:
@@ -215,19 +248,40 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         low, high = found["ci"]
         table.add_row(label, f"{found['value']:.1%}", f"{low:.1%} to {high:.1%}", str(found["n"]))
     if summary["accuracy"]:
-        console.print(table)
+        _show(table)
     gain = summary["gain"]
     if gain:
-        low, high = gain["ci"]
-        console.print(
+        low, high = (100 * bound for bound in gain["ci"])
+        _say(
             f"{gain['from']} -> {gain['to']}: {100 * gain['difference']:+.1f} points "
-            f"(95 % paired interval {100 * low:+.1f} to {100 * high:+.1f})",
-            highlight=False,
+            f"(95 % paired interval {low:+.1f} to {high:+.1f})"
         )
     per_example = summary["tokens"]["contributing_per_example"]
     if per_example is not None:
-        console.print(f"{per_example:.1f} contributing tokens an example", highlight=False)
-    console.print(f"report: {folder / 'report.html'}   adapter: {folder / 'adapter'}", highlight=False, soft_wrap=True)
+        _say(f"{per_example:.1f} contributing tokens an example")
+    _say(f"report: {folder / 'report.html'}   adapter: {folder / 'adapter'}")
+
+
+def _say(text: str) -> None:
+    """Print text as it is, on lines as long as they are."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(table: Table) -> None:
+    """Print a table, as wide as it is where no terminal limits it."""
+    (console if console.is_terminal else Console(width=1000)).print(table)
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"could not write {path}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

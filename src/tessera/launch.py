@@ -11,50 +11,73 @@ from tessera.algorithms import Algorithm, build
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.policy.load import Policy, load_policy
-from tessera.recipe import Recipe
+from tessera.recipe import Recipe, Stage
 from tessera.reports.run import RunFolder
 from tessera.rollout.collect import Collector
 from tessera.rollout.engine import Engine
 from tessera.rollout.hf import HFEngine
 from tessera.tasks.base import LoadedTask
+from tessera.tasks.data import locate
 from tessera.tasks.registry import load_task
+from tessera.training import sft
 from tessera.training.context import Observer, RunContext
 from tessera.training.pipeline import Pipeline
-from tessera.training.settings import RLStage
+from tessera.training.settings import RLStage, SFTStage
+
+IN_MEMORY = "in_memory"  # the name of a task that tessera.train makes of rows
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe whose names, settings and data have been read and agree; no model is loaded yet."""
+    """A recipe whose names, settings and data have been read and agree; no model is loaded yet.
+
+    `stages` are the recipe's, their files found; `algorithms` and `learns` (what an SFT stage learns) go with them.
+    """
 
     recipe: Recipe
     task: LoadedTask
+    stages: tuple[Stage, ...]
     algorithms: tuple[Algorithm | None, ...]
+    learns: tuple[tuple[Problem, ...], ...]
 
     @property
     def fingerprint(self) -> str:
         """Of the recipe and the data it read."""
-        return self.recipe.fingerprint((*self.task.train, *self.task.validation, *self.task.test))
+        task, learnt = self.task, (problem for problems in self.learns for problem in problems)
+        return self.recipe.fingerprint((*task.train, *task.validation, *task.test, *learnt))
 
     @property
     def max_new_tokens(self) -> int:
         """The largest completion of any RL stage."""
-        return max((s.max_new_tokens for s in self.recipe.stages if isinstance(s, RLStage)), default=300)
+        return max((s.max_new_tokens for s in self.stages if isinstance(s, RLStage)), default=300)
+
+    @property
+    def evaluated(self) -> list[Problem]:
+        """Every problem that an evaluation asks."""
+        sizes = self.recipe.evaluation
+        validated = self.task.validation[: sizes.validation_size] if any(map(_validates, self.stages)) else ()
+        return [*self.task.test[: sizes.test_size], *validated]
+
+    @property
+    def evaluation_tokens(self) -> int:
+        """The longest completion of an evaluation."""
+        return self.recipe.evaluation.max_new_tokens or self.max_new_tokens
 
 
-def prepare(recipe: Recipe, base_dir: Path | None = None, task: LoadedTask | None = None) -> Prepared:
+def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
     """Read the task's data and compose the algorithms; raise UserError for whatever does not fit."""
+    folder = None if recipe.data_dir is None else Path(recipe.data_dir)
     algorithms = tuple(_algorithm(stage) if isinstance(stage, RLStage) else None for stage in recipe.stages)
-    loaded = task or load_task(recipe.task, base_dir)
+    loaded = task or _load_task(recipe, folder)
     for stage in recipe.stages:
-        wants = stage.evaluate_every if isinstance(stage, RLStage) else stage.stop_accuracy
-        if wants and not loaded.validation:
+        if _validates(stage) and not loaded.validation:
             raise UserError(
                 f"stage {stage.name} looks at validation accuracy, and task {loaded.name} has no such split"
             )
         if isinstance(stage, RLStage) and stage.keep_best and not stage.evaluate_every:
             raise UserError(f"stage {stage.name}: keep_best needs evaluate_every")
-    return Prepared(recipe, loaded, algorithms)
+    stages = tuple(_located(stage, folder) for stage in recipe.stages)
+    return Prepared(recipe, loaded, stages, algorithms, tuple(_learns(loaded, stage) for stage in stages))
 
 
 def start(
@@ -66,9 +89,16 @@ def start(
     observers: Sequence[Observer] = (),
     force: bool = False,
 ) -> dict[str, Any]:
-    """Train as `prepared` says and return the summary; with `resume`, go on in the folder that is there."""
+    """Train as `prepared` says and return the summary.
+
+    With `resume`, go on in the folder that is there; with `force`, delete the run that is in it.
+    """
     recipe = prepared.recipe
-    if not resume and not force:
+    opened = (recipe.run.dir, recipe.text(), prepared.fingerprint)
+    # What is wrong with the folder is said before a model is loaded, and is looked at again when it is opened.
+    if resume:
+        RunFolder.resume(*opened).close()
+    elif not force:
         _refuse_taken(Path(recipe.run.dir))
     policy = policy or load_policy(recipe.model, seed=recipe.seed)
     if not policy.trainable_parameters():
@@ -76,7 +106,6 @@ def start(
     engine = engine or HFEngine(policy, recipe.run.max_rows)
     collector = Collector(engine, policy, prepared.task.task, recipe.chat_template_kwargs)
     _check_lengths(prepared, collector)
-    opened = (recipe.run.dir, recipe.text(), prepared.fingerprint)
     folder = RunFolder.resume(*opened) if resume else RunFolder.create(*opened, force=force)
     with folder:
         run = RunContext(
@@ -87,12 +116,13 @@ def start(
             folder=folder,
             run=recipe.run,
             evaluation=recipe.evaluation,
-            stage_names=[stage.name for stage in recipe.stages],
+            stage_names=[stage.name for stage in prepared.stages],
             seed=recipe.seed,
             observers=observers,
             max_new_tokens=prepared.max_new_tokens,
         )
-        return Pipeline(run, recipe.stages, prepared.algorithms).train(resume)
+        run.message(f"run folder {folder.path}")
+        return Pipeline(run, prepared.stages, prepared.algorithms).train(resume)
 
 
 def _algorithm(stage: RLStage) -> Algorithm:
@@ -108,9 +138,29 @@ def _refuse_taken(path: Path) -> None:
 
 
 def _check_lengths(prepared: Prepared, collector: Collector) -> None:
-    recipe, task = prepared.recipe, prepared.task
-    longest = recipe.evaluation.max_new_tokens or prepared.max_new_tokens
-    wanted: list[tuple[Sequence[Problem], int]] = [(task.validation, longest), (task.test, longest)]
-    wanted += [(task.train, stage.max_new_tokens) for stage in recipe.stages if isinstance(stage, RLStage)]
-    for problems, length in wanted:
-        collector.check_fits(problems, length)
+    collector.check_fits(prepared.evaluated, prepared.evaluation_tokens)
+    for stage in prepared.stages:
+        if isinstance(stage, RLStage):
+            collector.check_fits(prepared.task.train, stage.max_new_tokens)
+        else:
+            sft.rows(collector, prepared.task, stage)
+
+
+def _validates(stage: Stage) -> bool:
+    return bool(stage.evaluate_every if isinstance(stage, RLStage) else stage.stop_accuracy)
+
+
+def _load_task(recipe: Recipe, folder: Path | None) -> LoadedTask:
+    if recipe.task.get("name") == IN_MEMORY:
+        raise UserError("the data of this run was in memory: go on from Python, with tessera.train(..., resume=True)")
+    return load_task(recipe.task, folder)
+
+
+def _located(stage: Stage, folder: Path | None) -> Stage:
+    if isinstance(stage, RLStage) or stage.data is None:
+        return stage
+    return stage.model_copy(update={"data": locate(stage.data, folder)})
+
+
+def _learns(task: LoadedTask, stage: Stage) -> tuple[Problem, ...]:
+    return tuple(p for p, _ in sft.pairs(task, stage)) if isinstance(stage, SFTStage) else ()

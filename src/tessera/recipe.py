@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,21 +13,30 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from tessera.core.errors import UserError, unknown
+from tessera.core.types import Problem
 from tessera.policy.load import ModelConfig
+from tessera.tasks.data import locate
 from tessera.tasks.options import read_options
 from tessera.training.settings import EvaluationSettings, RLStage, RunSettings, Settings, SFTStage
 
 Stage = Annotated[SFTStage | RLStage, Field(discriminator="kind")]
+KINDS = ("sft", "rl")
 
 
 class Recipe(Settings):
-    """A whole run. `task` and each stage's `algorithm` are read by their own registries."""
+    """A whole run. `task` and each stage's `algorithm` are read by their own registries.
 
-    seed: int = 0
+    Data files and the file of a user's own task are looked up in the working directory, then in `data_dir`.
+    """
+
+    seed: int = Field(0, description="every random draw of the run follows from it")
     model: ModelConfig = ModelConfig()
-    task: dict[str, Any]
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    task: dict[str, Any] = Field(description="a name, or a mapping of `name` and the task's options")
+    data_dir: str | None = Field(None, description="null: the recipe's own folder")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="variables that the model's chat template reads"
+    )
+    stages: tuple[Stage, ...] = Field(min_length=1, description="one after another")
     evaluation: EvaluationSettings = EvaluationSettings()
     run: RunSettings
 
@@ -44,43 +54,47 @@ class Recipe(Settings):
 
     def text(self) -> str:
         """The resolved recipe as YAML: every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
-    def fingerprint(self, problems: Sequence[object] = ()) -> str:
-        """A hash of everything but where the run is kept; `problems` adds the data that was read."""
-        content = self.model_dump(mode="json", exclude={"run": {"dir"}})
-        told = json.dumps(content, sort_keys=True) + "".join(repr(problem) for problem in problems)
-        return hashlib.sha256(told.encode()).hexdigest()
+    def fingerprint(self, problems: Iterable[Problem] = ()) -> str:
+        """A hash of everything but where data and run are kept; `problems` adds what was read from the data."""
+        content = self.model_dump(mode="json", exclude={"data_dir": True, "run": {"dir"}})
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        for p in problems:
+            # An object that JSON does not know stands as its type: its repr may differ from process to process.
+            told = json.dumps([p.id, p.key, p.prefill, p.answer, dict(p.metadata)], default=_type_name, skipkeys=True)
+            digest.update(told.encode())
+        return digest.hexdigest()
 
 
-def read_recipe(source: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
-    """The recipe in file `source`, or the shipped one of that name, with `key=value` overrides; and its folder.
+def read_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in file `source`, or the shipped one of that name, with `key=value` overrides.
 
     A key is a dotted path (`task.digits=2`, `stages.0.steps=50`, or by a stage's name `stages.rl.steps=50`); a value
     is YAML. Raises UserError for an unknown recipe or key (with the nearest name) or a value that does not fit.
     """
     path = find_recipe(source)
-    data = _parse(path)
-    for override in overrides:
-        _apply(data, override)
-    run = data.setdefault("run", {})
-    if isinstance(run, dict):
-        run.setdefault("dir", str(Path("runs") / path.stem))
-    return check_recipe(data, str(source)), path.parent
+    data = apply_overrides(_parse(path), overrides)
+    if isinstance(run := data.get("run") or {}, dict):
+        data["run"] = {"dir": str(Path("runs") / path.stem), **run}
+    own = path.resolve().parent
+    if isinstance(folder := data.get("data_dir") or str(own), str):
+        data["data_dir"] = str(Path(locate(folder, own)).resolve())
+    return check_recipe(data, source)
 
 
 def check_recipe(data: Mapping[str, Any], what: str) -> Recipe:
     """`data` as a Recipe; `what` names it in errors."""
     stages = data.get("stages")
-    if isinstance(stages, list):
-        data = {**data, "stages": [_with_kind(i, stage) for i, stage in enumerate(stages)]}
+    for index, stage in enumerate(stages if isinstance(stages, list) else ()):
+        _check_kind(index, stage)
     return read_options(Recipe, data, f"recipe {what}")
 
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name (`nano/s_grpo_svamp_smollm2`)."""
     root = _root()
-    return {str(path.relative_to(root).with_suffix("").as_posix()): path for path in sorted(root.rglob("*.yaml"))}
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def find_recipe(source: str) -> Path:
@@ -92,7 +106,54 @@ def find_recipe(source: str) -> Path:
     name = source.removeprefix("recipes/").removesuffix(".yaml")
     if name in shipped:
         return shipped[name]
+    if (path / "recipe.yaml").is_file():
+        raise UserError(f"{source} is the folder of a run, not a recipe: go on with --resume {source}")
     raise unknown("recipe", source, shipped)
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`data`, changed in place by `key=value` overrides."""
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UserError(f"override {override!r} must be key=value, such as task.digits=2")
+        _set(data, key, _yaml(text, f"override {key}: {text!r}"))
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `1e-4` is a number, and a key that stands twice in a mapping is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        for key in sorted(set(keys)):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads."""
+
+
+for _class in (_Loader, _Dumper):
+    # YAML 1.1 wants a dot in 1.0e-4, and a sign; nobody writes learning rates like that.
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def _yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{what} is not YAML: {_yaml_problem(error)}") from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return f"{problem or ' '.join(str(error).split())}{where}"
 
 
 def _root() -> Path:
@@ -102,48 +163,40 @@ def _root() -> Path:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}") from None
+    data = _yaml(text, f"recipe {path}")
     if not isinstance(data, dict):
         raise UserError(f"recipe {path} must be a mapping of keys, got {type(data).__name__}")
     return data
 
 
-def _with_kind(index: int, stage: Any) -> Any:
+def _check_kind(index: int, stage: Any) -> None:
     if not isinstance(stage, Mapping) or "kind" not in stage:
-        raise UserError(f"stages.{index} needs the key 'kind': sft or rl")
-    if stage["kind"] not in ("sft", "rl"):
-        raise unknown(f"kind of stages.{index}", str(stage["kind"]), ("sft", "rl"))
-    return stage
+        raise UserError(f"stages.{index} needs the key 'kind': {' or '.join(KINDS)}")
+    if stage["kind"] not in KINDS:
+        raise unknown(f"kind of stages.{index}", str(stage["kind"]), KINDS)
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override {override!r} must be key=value, such as task.digits=2")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {key}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     place: Any = data
     for part in parents:
         place = _descend(place, part, key)
-    if isinstance(place, list):
-        place[_index(place, last, key)] = value
-    else:
-        place[last] = value
+    place[_index(place, last, key) if isinstance(place, list) else last] = value
 
 
 def _descend(place: Any, part: str, key: str) -> Any:
-    if isinstance(place, list):
-        return place[_index(place, part, key)]
-    inner = place.setdefault(part, {})
-    if isinstance(inner, str) and part in ("task", "algorithm"):
-        inner = place[part] = {"name": inner}
-    if not isinstance(inner, dict | list):
+    at: Any = _index(place, part, key) if isinstance(place, list) else part
+    inner = place[at] if isinstance(place, list) else place.get(at)
+    if inner is None:
+        inner = {}
+    elif isinstance(inner, str) and part in ("task", "algorithm"):
+        inner = {"name": inner}
+    elif not isinstance(inner, dict | list):
         raise UserError(f"override {key}: {part} is {inner!r}, which has no keys")
+    place[at] = inner
     return inner
 
 
@@ -154,3 +207,7 @@ def _index(stages: list[Any], part: str, key: str) -> int:
     if part.isdecimal() and int(part) < len(stages):
         return int(part)
     raise unknown(f"stage in override {key}", part, [*names, *map(str, range(len(stages)))])
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__

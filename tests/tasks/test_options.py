@@ -23,7 +23,6 @@ def test_options_become_the_model() -> None:
     read = read_options(Outer, {"size": 3, "inner": {"style": "chat"}, "kind": "b"}, "task x")
     assert (read.size, read.inner.style, read.kind_name) == (3, "chat", "b")
     assert keys(Outer) == ["size", "inner", "kind"]
-    assert keys(Outer, ["inner"]) == ["style"]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +32,7 @@ def test_options_become_the_model() -> None:
         ({"sise": 3}, r"unknown option of task x 'sise' \(did you mean 'size'\?\)"),  # not: size is missing
         (
             {"size": 1, "inner": {"stile": 1}},
-            r"unknown option of task x 'inner.stile' \(did you mean 'inner.style'\?\)",
+            r"unknown option of task x 'inner.stile' \(did you mean 'style'\?\)",
         ),
         ({"size": "many"}, "task x: size = 'many': Input should be a valid integer"),
         ({"size": 1, "inner": {"style": 3}}, "task x: inner.style = 3: Input should be a valid string"),

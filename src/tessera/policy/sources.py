@@ -54,6 +54,21 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     """The configuration of the model called `name`, without its weights. Errors as in `load_base`."""
     from transformers import AutoConfig
 
+    config: PretrainedConfig = _without_weights(AutoConfig, name, revision, trust_remote_code)
+    return config
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model called `name`, without the model. Errors as in `load_base`."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = _without_weights(AutoTokenizer, name, revision, trust_remote_code)
+    return tokenizer
+
+
+def _without_weights(auto: Any, name: str, revision: str | None, trust_remote_code: bool) -> Any:
     place = locate(name, revision)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     source = str(place or name)
@@ -62,8 +77,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     elif place.suffix == ".gguf":
         source, options = str(place.parent), {"gguf_file": place.name}
     with _one_line(name, place, options):
-        config: PretrainedConfig = AutoConfig.from_pretrained(source, **options)
-    return config
+        return auto.from_pretrained(source, **options)
 
 
 def locate(name: str, revision: str | None = None) -> Path | None:

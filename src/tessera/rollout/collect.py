@@ -34,14 +34,16 @@ class Collector:
     policy: Policy
     task: Task
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    _prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _prompts: dict[tuple[object, str], tuple[int, ...]] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=lambda: {"rollout": 0.0, "reward": 0.0})
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         """The ids of a problem's prompt, encoded once."""
-        if problem.id not in self._prompts:
-            self._prompts[problem.id] = tuple(render(self.policy, problem, self.chat_template_kwargs))
-        return self._prompts[problem.id]
+        prompt = problem.prompt if isinstance(problem.prompt, str) else tuple(problem.prompt)
+        said = (prompt, problem.prefill)  # not the id, which two splits may share
+        if said not in self._prompts:
+            self._prompts[said] = tuple(render(self.policy, problem, self.chat_template_kwargs))
+        return self._prompts[said]
 
     def check_fits(self, problems: Sequence[Problem], max_new_tokens: int) -> None:
         """Refuse, before anything is sampled, a problem whose prompt and longest completion exceed the context."""

@@ -38,7 +38,7 @@ def locate(path: str, base_dir: Path | None = None) -> str:
         return str(expanded)
     if base_dir is not None and (base_dir / expanded).exists():
         return str(base_dir / expanded)
-    places = [str(Path.cwd()), *([] if base_dir is None else [str(base_dir)])]
+    places = dict.fromkeys([str(Path.cwd()), *([] if base_dir is None else [str(base_dir)])])
     looked = "" if expanded.is_absolute() else f" (looked in {' and '.join(places)})"
     raise UserError(f"no such file: {path!r}{looked}")
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
-from tessera.core.errors import UserError, unknown
+from tessera.core.errors import UserError, nearest, unknown
 
 M = TypeVar("M", bound=BaseModel)
+
+# pydantic speaks of Python's types; who writes a recipe sees YAML.
+_A_MAPPING, _A_LIST = "Input should be a mapping of keys", "Input should be a list"
+_WORDS = {"model_type": _A_MAPPING, "dict_type": _A_MAPPING, "tuple_type": _A_LIST, "list_type": _A_LIST}
+_UNIONS = (Union, types.UnionType)
 
 
 def read_options(model: type[M], options: Mapping[str, Any], what: str, base_dir: Path | None = None) -> M:
@@ -25,28 +30,76 @@ def read_options(model: type[M], options: Mapping[str, Any], what: str, base_dir
     except ValidationError as error:
         # A misspelt key comes before the missing one that it was meant to be.
         errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise _one_line(model, errors[0], what) from None
+        raise _one_line(model, errors, what) from None
 
 
-def _one_line(model: type[BaseModel], error: ErrorDetails, what: str) -> UserError:
-    *parents, last = error["loc"] or ("",)
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return unknown(f"option of {what}", key, [".".join([*map(str, parents), k]) for k in keys(model, parents)])
-    if error["type"] == "missing":
-        return UserError(f"{what} needs the option {last!r}")
-    reason = str(error.get("ctx", {}).get("error", error["msg"]))
-    if error["type"] == "value_error" and isinstance(error["input"], Mapping):
+def _one_line(model: type[BaseModel], errors: Sequence[Mapping[str, Any]], what: str) -> UserError:
+    """The line for the first of `errors`; others about the same key are further forms that it may take."""
+    first = errors[0]
+    path, kind = _written(model, first["loc"])
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return UserError(f"unknown option of {what} {key!r}{nearest(path[-1], keys(kind or model))}")
+    if first["type"] == "missing":
+        return UserError(f"{what} needs the option {key!r}")
+    same = [error for error in errors if _written(model, error["loc"])[0] == path]
+    reason = " or ".join(dict.fromkeys(map(_reason, same))).replace(" or Input should be ", " or ")
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
         return UserError(f"{what}: {key + ': ' if key else ''}{reason}")
-    return UserError(f"{what}: {key} = {error['input']!r}: {reason}")
+    return UserError(f"{what}: {key} = {first['input']!r}: {reason}")
 
 
-def keys(model: type[BaseModel], path: list[str | int] | tuple[()] = ()) -> list[str]:
-    """The keys a recipe may set in `model`, or in the model nested at `path` inside it."""
-    for part in path:
-        nested = next(f.annotation for n, f in model.model_fields.items() if (f.alias or n) == part)
-        assert isinstance(nested, type) and issubclass(nested, BaseModel)
-        model = nested
+def _reason(error: Mapping[str, Any]) -> str:
+    return _WORDS.get(error["type"]) or str(error.get("ctx", {}).get("error", error["msg"]))
+
+
+def _written(annotation: Any, loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
+    """The keys of `loc` that a person wrote, and the innermost model on the way to the last.
+
+    pydantic adds the name of a union's member to a location; nobody has written that.
+    """
+    path: list[str] = []
+    model: type[BaseModel] | None = None
+    for part in loc:
+        annotation, named = _member(annotation, part)
+        if named:
+            continue
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+        path.append(str(part))
+        annotation = _inside(annotation, part)
+    return path, model
+
+
+def _member(annotation: Any, part: str | int) -> tuple[Any, bool]:
+    """`annotation` without what surrounds its type; for a union, the member that `part` names, and True."""
+    if get_origin(annotation) is Annotated:
+        return _member(get_args(annotation)[0], part)
+    if get_origin(annotation) not in _UNIONS:
+        return annotation, False
+    members = [a for a in get_args(annotation) if a is not types.NoneType]
+    if len(members) == 1:
+        return _member(members[0], part)
+    named = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel) and _is_named(m, part)]
+    return (named[0] if named else None), True
+
+
+def _is_named(model: type[BaseModel], part: str | int) -> bool:
+    """Whether `part` is the model's name, or the value of the key that tells it from the union's other members."""
+    return part == model.__name__ or any(field.default == part for field in model.model_fields.values())
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return next((f.annotation for n, f in annotation.model_fields.items() if (f.alias or n) == part), None)
+    arguments = get_args(annotation)
+    if get_origin(annotation) in (list, tuple) and arguments:
+        return arguments[0]  # of a list, or of a tuple of one type; nothing lies inside the others
+    return None
+
+
+def keys(model: type[BaseModel]) -> list[str]:
+    """The keys a recipe may set in `model`."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

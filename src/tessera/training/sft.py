@@ -12,6 +12,8 @@ from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.policy.logprobs import Row, score
 from tessera.policy.reference import Reference
+from tessera.rollout.collect import Collector
+from tessera.tasks.base import LoadedTask
 from tessera.tasks.data import locate, read_jsonl
 from tessera.tasks.rows import RowFormat
 from tessera.tasks.validate import gold_text
@@ -28,7 +30,7 @@ class SFTRunner:
     def __init__(self, run: RunContext, settings: SFTStage) -> None:
         self.run = run
         self.settings = settings
-        self.rows = _rows(run, settings)
+        self.rows = rows(run.collector, run.task, settings)
         self.sampler = ProblemSampler(len(self.rows), run.seed_of("problems"))
         self.best: dict[str, Tensor] | None = None
         self.reference: Reference | None = None
@@ -90,32 +92,43 @@ class SFTRunner:
         return None
 
 
-def _rows(run: RunContext, settings: SFTStage) -> list[Row]:
-    """Prompts with the tokens to learn, all of them planned; the end-of-sequence token closes each."""
-    pairs = _gold(run) if settings.data is None else _from_file(settings.data)
-    tokenizer: Any = run.policy.tokenizer
-    stop = tokenizer.eos_token_id if tokenizer.eos_token_id in run.policy.eos_ids else min(run.policy.eos_ids)
-    rows = []
-    for problem, text in pairs:
+def rows(collector: Collector, task: LoadedTask, settings: SFTStage) -> list[Row]:
+    """Prompts with the tokens to learn, all of them planned; the end-of-sequence token closes each.
+
+    Raises UserError for a pair that does not fit the model's context, and as `pairs` does.
+    """
+    policy = collector.policy
+    tokenizer: Any = policy.tokenizer
+    stop = tokenizer.eos_token_id if tokenizer.eos_token_id in policy.eos_ids else min(policy.eos_ids)
+    found = []
+    for problem, text in pairs(task, settings):
         ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], stop)
-        run.collector.check_fits([problem], len(ids))
-        rows.append(Row(run.collector.prompt_ids(problem), ids, tuple(range(len(ids)))))
-    return rows
+        collector.check_fits([problem], len(ids))
+        found.append(Row(collector.prompt_ids(problem), ids, tuple(range(len(ids)))))
+    return found
 
 
-def _gold(run: RunContext) -> list[tuple[Problem, str]]:
+def pairs(task: LoadedTask, settings: SFTStage) -> list[tuple[Problem, str]]:
+    """What the stage learns: problems, and the text that continues each.
+
+    Raises UserError for a problem without gold answer, or a file that cannot be read as rows.
+    """
+    return _gold(task) if settings.data is None else _from_file(settings.data)
+
+
+def _gold(task: LoadedTask) -> list[tuple[Problem, str]]:
     """Gold answers as continuations: where neither side brings white space, a space parts plain prompt and answer."""
-    pairs = []
-    for problem in run.task.train:
-        text = gold_text(run.task.task, problem)
+    found = []
+    for problem in task.train:
+        text = gold_text(task.task, problem)
         if text is None:
             raise UserError(f"problem {problem.id!r} has no gold answer to learn from: give the stage `data`")
         before = problem.prefill or (problem.prompt if isinstance(problem.prompt, str) else " ")
-        pairs.append((problem, text if before[-1:].isspace() or text[:1].isspace() else " " + text))
-    return pairs
+        found.append((problem, text if before[-1:].isspace() or text[:1].isspace() else " " + text))
+    return found
 
 
 def _from_file(path: str) -> list[tuple[Problem, str]]:
-    rows = read_jsonl(locate(path))
-    problems = RowFormat(answer_column="completion").problems("sft", rows)
-    return [(problem, str(row.column("completion"))) for problem, row in zip(problems, rows, strict=True)]
+    read = read_jsonl(locate(path))
+    problems = RowFormat(answer_column="completion").problems("sft", read)
+    return [(problem, str(row.column("completion"))) for problem, row in zip(problems, read, strict=True)]
