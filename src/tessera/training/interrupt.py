@@ -12,8 +12,11 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
-    """Raised where a run can stop and be saved."""
+class Interrupted(KeyboardInterrupt):
+    """Raised where a run can stop and be saved.
+
+    No `Exception`, so that a reward which catches those, or the boundary around it, cannot take it for its own.
+    """
 
 
 class Interrupt:
@@ -33,13 +36,14 @@ class Interrupt:
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """For work that changes no state, such as sampling: stop in the middle of it."""
+        """For work that changes no state, such as sampling: stop in the middle of it, or at its end at the latest."""
         self.check()
         self._immediate = True
         try:
             yield
         finally:
             self._immediate = False
+        self.check()  # a request can be lost in the middle: a user's code may catch whatever is raised
 
     @contextmanager
     def handling(self) -> Iterator[None]:
