@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torch import Tensor
 
 from tessera.algorithms.base import Algorithm
-from tessera.core.errors import TesseraError, UserError
+from tessera.core.errors import RunStopped, TesseraError, UserError
 from tessera.evaluation.estimators import paired_difference_interval
 from tessera.policy.adapters import adapter_state, save_adapter, set_adapter_state
 from tessera.policy.reference import Reference
@@ -67,9 +68,9 @@ class Pipeline:
                 self._summary("interrupted")
                 raise
             except TesseraError as error:
-                self._summary(f"stopped: {error}")
+                with suppress(RunStopped):  # on a full disk: why the run stopped matters more than its summary
+                    self._summary(f"stopped: {error}")
                 raise
-        save_adapter(cast("PeftModel", self.run.policy.model), self.run.folder.adapter)
         return self._summary("finished")
 
     def _run(self, found: Checkpoint | None) -> None:
@@ -83,6 +84,8 @@ class Pipeline:
         while state.stage < len(self.stages):
             self._stage(found if found and found.state["stage"] == state.stage else None)
             found = None
+        with checkpoint.stops_run(self.run.folder.adapter):
+            save_adapter(cast("PeftModel", self.run.policy.model), self.run.folder.adapter)
 
     def _stage(self, found: Checkpoint | None) -> None:
         settings, state = self.stages[state_index := self.run.state.stage], self.run.state
