@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 import time
@@ -23,6 +24,8 @@ from tessera.tasks.base import LoadedTask
 from tessera.training.interrupt import Interrupt
 from tessera.training.settings import EvaluationSettings, RunSettings
 from tessera.training.state import RunState
+
+log = logging.getLogger("tessera")
 
 
 class Observer:
@@ -56,6 +59,10 @@ class RunContext:
     interrupt: Interrupt = field(default_factory=Interrupt)
     max_new_tokens: int = 300  # of an evaluation that names none: the RL stages' largest
     _resumed_at: float = field(default_factory=time.perf_counter)
+
+    def stage_seed(self, *names: str | int) -> int:
+        """A seed for this stage and `names`, the same at every step of it."""
+        return derive(self.seed, self.state.stage, *names)
 
     def seed_of(self, *names: str | int) -> int:
         """A seed for this place in the run: stage, step in the stage, and `names`."""
@@ -152,6 +159,8 @@ class RunContext:
     def _evaluate(self, problems: Sequence[Problem], split: str, label: str | None) -> Evaluation:
         length = self.evaluation.max_new_tokens or self.max_new_tokens
         found = evaluate(self.collector, problems, max_new_tokens=length, success=self.evaluation.success)
+        if found.failed:
+            log.warning("the reward failed on %d of %d %s completions: unsolved", found.failed, len(problems), split)
         low, high = found.interval
         named = {} if label is None else {"label": label}
         self.log(

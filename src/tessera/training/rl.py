@@ -33,8 +33,7 @@ class RLRunner:
         self.run = run
         self.settings = settings
         self.problems: dict[str, Problem] = {p.id: p for p in run.task.train}
-        self.sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
-        self.sampler = ProblemSampler(len(run.task.train), run.seed_of("problems"))
+        self.sampler = ProblemSampler(len(run.task.train), run.stage_seed("problems"))
         self.replay = ReplayBuffer(settings.replay.capacity, run.evaluation.success)
         self.sentinels = Sentinels(settings.sentinels)
         self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
@@ -54,12 +53,13 @@ class RLRunner:
 
     def step(self) -> str | None:
         """Rollouts, the update, the replays and their updates; returns why the stage ends now, if it does."""
-        began = time.perf_counter()
+        began, self._sync_seconds = time.perf_counter(), 0.0
         rate = self.optimizer.at_step(self.run.state.stage_step)
         problems = [self.run.task.train[i] for i in self.sampler.take(self.settings.prompts_per_step)]
         self._sync()
         with self.run.interrupt.immediate():
             groups = self._collect([Start(problem) for problem in problems], "rollout")
+            self.sentinels.spread(groups)
         updates, replays, skipped = [self._update(groups, "plan")], [], 0
         if self.settings.score_temperature in ("sampling", self.settings.temperature):
             self.sentinels.mismatch(updates[0].tokens.mismatch)
@@ -104,10 +104,13 @@ class RLRunner:
         began = time.perf_counter()
         self.run.engine.sync()
         self.sentinels.engine_current(self.run.engine.fingerprint(), self.run.policy.fingerprint())
-        self._sync_seconds = time.perf_counter() - began
+        self._sync_seconds += time.perf_counter() - began
 
     def _collect(self, starts: Sequence[Start], *names: str | int) -> list[Group]:
-        groups = self.run.collector.collect(starts, self.settings.group_size, self.sampling, self.run.seed_of(*names))
+        # A restarted completion may grow as long as any other, not longer: the context was checked for that length.
+        left = self.settings.max_new_tokens - max(len(start.prefix_ids) for start in starts)
+        sampling = Sampling(max_new_tokens=left, temperature=self.settings.temperature)
+        groups = self.run.collector.collect(starts, self.settings.group_size, sampling, self.run.seed_of(*names))
         self.run.log_groups(groups)  # before anything can stop the run over them
         self.sentinels.rewards(groups)
         return groups
@@ -116,7 +119,7 @@ class RLRunner:
         before = None if self.sentinels.moved else self.run.policy.fingerprint()
         with self.run.learning(*names):
             update = self.learner.update(groups, generator(self.run.seed_of(*names)))
-        if before is not None and update.grad_norm is not None:
+        if before is not None and update.carried_credit:
             self.sentinels.weights_moved(before, self.run.policy.fingerprint())
         return update
 

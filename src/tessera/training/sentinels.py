@@ -63,7 +63,7 @@ class Sentinels:
             )
 
     def rewards(self, groups: Sequence[Group]) -> None:
-        """Failed rewards stop the run past their share; missing spread and truncation warn."""
+        """Failed rewards stop the run past their share; truncation warns."""
         rollouts = [r for group in groups for r in group.rollouts]
         failed = [r for r in rollouts if r.reward is None]
         if len(failed) > self.limits.reward_failures * len(rollouts):
@@ -71,13 +71,13 @@ class Sentinels:
                 f"the reward failed on {len(failed)} of {len(rollouts)} completions of a step (limit "
                 f"{self.limits.reward_failures:.0%}); the first: {failed[0].error}"
             )
-        self._spread(groups)
         cut = sum(r.finish_reason == "length" for r in rollouts) / len(rollouts)
         if cut > self.limits.truncation_rate and not self.truncation_said:
             self.truncation_said = True
             log.warning("%.0f %% of completions are cut at the token limit: raise max_new_tokens", 100 * cut)
 
-    def _spread(self, groups: Sequence[Group]) -> None:
+    def spread(self, groups: Sequence[Group]) -> None:
+        """Once a step, of its own groups: warn when none has had any spread of rewards for some steps."""
         flat = all(len(set(group.rewards)) < 2 for group in groups)
         self.flat_steps = self.flat_steps + 1 if flat else 0
         if self.flat_steps == self.limits.no_spread_steps:

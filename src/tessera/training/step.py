@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from tessera.algorithms.base import Algorithm
 from tessera.core.batch import Plan, Scored, make_batch
+from tessera.core.errors import RunStopped
 from tessera.core.types import Group, Rollout
 from tessera.policy.adapters import adapter_matrices
 from tessera.policy.logprobs import Row, Scores, score
@@ -43,6 +44,11 @@ class Update:
     scored: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"scoring": 0.0, "backward": 0.0})
     tokens: TokenStats = field(default_factory=TokenStats)
+
+    @property
+    def carried_credit(self) -> bool:
+        """Whether a scored token had an advantage. A penalty alone can leave the gradient at exactly 0."""
+        return any(bool(advantage.any()) for advantage in self.tokens.advantage)
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ class Learner:
         began = time.perf_counter()
         reference = self._reference_scores(rows)
         scores = score(self.model, rows, temperature=self.temperature)
+        if not scores.logp_N.requires_grad:
+            raise RunStopped("no log-prob depends on a trainable parameter: the adapter is switched off or frozen")
         scored = self.algorithm.weigh(self._scored(planned, part, scores, reference))
         terms = self.algorithm.token_loss(scored)
         share_BT = planned.plan.rows(part).share_BT[:, : terms.loss_BT.shape[1]].to(terms.loss_BT)
@@ -124,6 +132,8 @@ class Learner:
         done.seconds["scoring"] += middle - began
         done.seconds["backward"] += time.perf_counter() - middle
         _gather(done.tokens, scored, scores, [planned.rollouts[i] for i in part], rows)
+        if reference is not None:
+            done.tokens.kl.append(_kl(scored))
         done.tokens.clipped_low += int(terms.clipped_low_BT.sum())
         done.tokens.clipped_high += int(terms.clipped_high_BT.sum())
 
@@ -158,7 +168,7 @@ class Learner:
 
     def _parameter_loss(self, done: Update) -> float:
         began = time.perf_counter()
-        loss = self.algorithm.parameter_loss(adapter_matrices(self.model))
+        loss = self.algorithm.parameter_loss([m for m in adapter_matrices(self.model) if m.requires_grad])
         if loss is None:
             return 0.0
         loss.backward()
@@ -166,10 +176,14 @@ class Learner:
         return float(loss.detach())
 
 
+def _kl(scored: Scored) -> Tensor:
+    """k3 of the policy from the reference at the scored positions."""
+    difference = (scored.ref_BT - scored.old_BT)[scored.selected_BT].cpu()
+    return torch.expm1(difference) - difference
+
+
 def _gather(stats: TokenStats, scored: Scored, scores: Scores, rollouts: list[Rollout], rows: list[Row]) -> None:
     keep = scored.selected_BT
-    difference = (scored.ref_BT - scored.old_BT)[keep].cpu()
-    stats.kl.append(torch.expm1(difference) - difference)
     stats.entropy.append(scores.entropy_N.cpu())
     stats.advantage.append(scored.advantage_BT[keep].cpu())
     stats.weight.append(scored.weight_BT[keep].cpu())
