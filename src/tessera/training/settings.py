@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tessera.policy.reference import ReferenceKind
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Settings(BaseModel):
-    """Base of all settings: frozen and strict."""
+    """Base of all settings: frozen and strict; infinity and NaN are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class OptimizerSettings(Settings):
     """AdamW, its schedule over the stage's steps, and gradient clipping (`max_grad_norm: null` is none)."""
 
     lr: float = Field(1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
@@ -53,7 +55,7 @@ class SentinelSettings(Settings):
     mismatch: float = Field(0.1, gt=0, description="mean |sampler - trainer| log-prob of a token that stops the run")
     no_spread_steps: int = Field(20, gt=0, description="steps without reward spread in any group before a warning")
     truncation_rate: float = Field(0.5, gt=0, le=1, description="share of completions cut at the limit that warns")
-    reward_failures: float = Field(0.1, ge=0, le=1, description="share of failed rewards in a step that stops the run")
+    reward_failures: float = Field(0.5, ge=0, le=1, description="share of failed rewards in a step that stops the run")
 
 
 class _Stage(Settings):
@@ -99,7 +101,7 @@ class RLStage(_Stage):
     group_size: int = Field(8, gt=0)
     max_new_tokens: int = Field(300, gt=0)
     temperature: float = Field(1.0, gt=0)
-    score_temperature: Literal["sampling"] | float = "sampling"
+    score_temperature: Literal["sampling"] | Annotated[float, Field(gt=0)] = "sampling"
     reference: ReferenceKind = "start_of_stage"
     refresh_reference: int | None = Field(None, gt=0)
     replay: ReplaySettings = ReplaySettings()

@@ -25,16 +25,12 @@ class RunState:
     best: dict[str, float] | None = None
     rewards: list[float] = field(default_factory=list)
     evaluated: dict[str, list[bool]] = field(default_factory=dict)
-    sampler: dict[str, int] | None = None
-    replay: list[dict[str, Any]] = field(default_factory=list)
-    sentinels: dict[str, Any] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
 
     def next_stage(self) -> None:
         """Forget what belongs to the stage that ended."""
         self.stage, self.stage_step = self.stage + 1, 0
-        self.stopped, self.best, self.sampler = None, None, None
-        self.rewards, self.replay, self.sentinels = [], [], {}
+        self.stopped, self.best, self.rewards = None, None, []
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint."""
