@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 class Scores(NamedTuple):
     """Of the planned tokens, row by row: `logp_N` [N], log-probs; `entropy_N` [N], the distribution's entropy in nats,
-    without gradient; `likeliest_N` bool [N], whether no token was likelier. Floats are float32, or the model's if wider.
+    without gradient; `likeliest_N` bool [N], whether no token was likelier. Floats are at least float32.
     """
 
     logp_N: Tensor

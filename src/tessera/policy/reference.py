@@ -44,8 +44,8 @@ class Reference:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within the context the model is the reference, and no gradient is recorded."""
-        with torch.no_grad():
+        """Within the context the model is the reference, without dropout, and no gradient is recorded."""
+        with torch.no_grad(), _evaluating(self.model):
             if self.state is None:
                 with self.model.disable_adapter():
                     yield
@@ -60,6 +60,18 @@ class Reference:
     def _load(self, state: Mapping[str, Tensor]) -> None:
         for name, p in _trainable(self.model):
             p.data = state[name]
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    live = [module for module in model.modules() if module.training]
+    for module in live:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in live:
+            module.training = True
 
 
 def _trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:

@@ -10,7 +10,7 @@ from tessera.tasks.base import Task, read_reward
 
 
 class Grade(NamedTuple):
-    """What a text earned: `reward` is None and `error` says why when the reward raised or was not a finite number."""
+    """What a text earned: `reward` is None, and `error` says why in a line, when the reward raised or was not finite."""
 
     reward: float | None
     components: Mapping[str, float]
@@ -22,5 +22,5 @@ def grade(task: Task, problem: Problem, text: str) -> Grade:
     try:
         reward, components = read_reward(task.reward(problem, text))
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
-        return Grade(None, {}, f"{type(error).__name__}: {error}")
+        return Grade(None, {}, f"{type(error).__name__}: {' '.join(str(error).split())}")
     return Grade(reward, components, None)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tessera.core.errors import RunStopped
 from tessera.core.seeding import generator
 from tessera.core.types import Completion
 from tessera.policy.load import Policy
@@ -122,13 +123,18 @@ class _Batch:
         return torch.stack(draws)
 
     def _draw(self, prefix: Prefix, rows: list[int], t: int) -> Drawn:
+        if not bool(prefix.hidden_BH.isfinite().all()):
+            raise RunStopped(
+                "the model computes values that are not finite while sampling: try model.dtype float32 or bfloat16, "
+                "and check the weights"
+            )
         logits_BV = logits(self.causal, prefix.hidden_BH)
         if self.uniform_BT is None:
             logp_BV = torch.log_softmax(logits_BV, dim=-1)
             token_B = logits_BV.argmax(dim=-1)
         else:
             logp_BV = torch.log_softmax(logits_BV / self.sampling.temperature, dim=-1)
-            token_B = invert(logp_BV, self.uniform_BT[rows, t].to(self.device))
+            token_B = invert(logp_BV, self.uniform_BT[rows, t])
         return Drawn(token_B, logp_BV.gather(1, token_B[:, None])[:, 0])
 
 
@@ -136,12 +142,13 @@ def invert(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Draw a token from each row's distribution with its own uniform number in [0, 1): [B,V], [B] -> [B] long.
 
     The token is the first whose cumulative probability exceeds the number, so a token of probability 0 is never
-    drawn. Sums are taken in float64, where the device has it.
+    drawn. Sums are taken in float64, where the device has it. The numbers may lie on the CPU.
     """
     wide = torch.float32 if logp_BV.device.type == "mps" else torch.float64
+    uniform_B1 = uniform_B[:, None].to(wide).to(logp_BV.device)
     cumulative_BV = logp_BV.to(wide).exp().cumsum(dim=-1)
     # Scaled by the row's own total, which rounding leaves near 1, and kept below it: there is always such a token.
     total_B1 = cumulative_BV[:, -1:]
     below_B1 = torch.nextafter(total_B1, torch.full_like(total_B1, -math.inf))
-    target_B1 = torch.minimum(uniform_B[:, None].to(wide) * total_B1, below_B1)
+    target_B1 = torch.minimum(uniform_B1 * total_B1, below_B1)
     return torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]

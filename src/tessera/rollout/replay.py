@@ -60,7 +60,7 @@ class ReplayBuffer:
 
     def state(self) -> list[dict[str, Any]]:
         """Everything remembered, as plain data for a checkpoint."""
-        return [{"problem_id": e.problem_id, "ids": list(e.ids), "reward": e.reward} for e in self._entries]
+        return [entry._asdict() for entry in self._entries]
 
     def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
         """Take over what `state` returned."""
