@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from tessera.core.errors import UserError
+from tessera.core.seeding import derive
 from tessera.launch import prepare, start
 from tessera.policy.adapters import LoraSettings
 from tessera.policy.load import ModelConfig, Policy, load_policy
@@ -18,6 +20,7 @@ from tessera.training.context import Observer
 Rows = Iterable[Mapping[str, Any]]
 Callback = Callable[[Mapping[str, Any]], None]
 
+NAMES = (str, PathLike)  # what names a model; anything else is one
 DEFAULT_ALGORITHM = "s_grpo"
 DEFAULT_STEPS = 100
 
@@ -56,7 +59,8 @@ def train(
 
     Args:
         model: a name (embedded, local folder, GGUF file or hub id), a mapping of the recipe's `model` keys, or a
-            transformers model or PeftModel, which is changed in place and needs `tokenizer`.
+            transformers model or PeftModel, which is changed in place and needs `tokenizer`. The adapter of a
+            PeftModel is trained on.
         dataset: rows with `prompt` (text, or messages `{role, content}`), usually `answer`, and any other columns; a
             list, a `datasets.Dataset`, any iterable of mappings.
         reward: a function `(problem, text) -> float` (or a mapping of named components), or a registered reward's
@@ -65,7 +69,7 @@ def train(
         eval_dataset: test rows: greedy accuracy before and after. None: no evaluation.
         validation_dataset: rows that choose the best checkpoint (`keep_best`) and stop an SFT stage.
         algorithm: a registered name (default `s_grpo`), or a mapping of its keys and pieces.
-        steps: RL steps (default 100); `**stage` sets any other key of an RL stage (`group_size`, `temperature`, `optimizer`, ...).
+        steps: RL steps (default 100); `**stage` sets any other key of an RL stage (`group_size`, `optimizer`, ...).
         stages: full stages instead, as in a recipe; then without `algorithm`, `steps` and `**stage`.
         callbacks: functions of a row of metrics, or Observers.
 
@@ -73,7 +77,8 @@ def train(
     """
     if stages is not None and (stage or steps is not None or algorithm is not None):
         raise UserError("give either stages, or algorithm, steps and the keys of one RL stage")
-    one = [{"kind": "rl", "algorithm": algorithm or DEFAULT_ALGORITHM, "steps": steps or DEFAULT_STEPS, **stage}]
+    named = DEFAULT_ALGORITHM if algorithm is None else algorithm
+    one = [{"kind": "rl", "algorithm": named, "steps": DEFAULT_STEPS if steps is None else steps, **stage}]
     data = {
         "seed": seed,
         "model": _model_keys(model, lora),
@@ -93,19 +98,26 @@ def _model_keys(model: Any, lora: Mapping[str, Any] | None) -> dict[str, Any]:
     if isinstance(model, Mapping):
         keys = dict(model)
     else:
-        keys = {"name": model if isinstance(model, str) else type(model).__name__}
-    return {**keys, "lora": dict(lora)} if lora is not None else keys
+        keys = {"name": str(model) if isinstance(model, NAMES) else type(model).__name__}
+    if lora is None:
+        return keys
+    if "lora" in keys:
+        raise UserError("give lora once: as an argument, or as a key of model")
+    if hasattr(model, "peft_config"):
+        raise UserError("lora describes a new adapter, and the model brings its own: leave lora out, or give the base")
+    return {**keys, "lora": dict(lora)}
 
 
 def _policy(model: Any, tokenizer: Any, config: ModelConfig, seed: int) -> Policy:
-    if isinstance(model, str | Mapping):
+    if isinstance(model, (*NAMES, Mapping)):
         if tokenizer is not None:
             raise UserError("tokenizer goes with a model object; a model given by name brings its own")
         return load_policy(config, seed=seed)
     if tokenizer is None:
         raise UserError("a model object needs its tokenizer: train(model=..., tokenizer=...)")
     lora = None if hasattr(model, "peft_config") else config.lora or LoraSettings()
-    return Policy.from_objects(model, tokenizer, lora=lora, seed=seed, name=config.name)
+    # The seed of `load_policy`, so that a model starts from one adapter whichever way it is given.
+    return Policy.from_objects(model, tokenizer, lora=lora, seed=derive(seed, "adapter"), name=config.name)
 
 
 def _observers(callbacks: Sequence[Callback | Observer]) -> list[Observer]:
