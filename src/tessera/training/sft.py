@@ -31,7 +31,7 @@ class SFTRunner:
         self.run = run
         self.settings = settings
         self.rows = rows(run.collector, run.task, settings)
-        self.sampler = ProblemSampler(len(self.rows), run.seed_of("problems"))
+        self.sampler = ProblemSampler(len(self.rows), run.stage_seed("problems"))
         self.best: dict[str, Tensor] | None = None
         self.reference: Reference | None = None
         self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
