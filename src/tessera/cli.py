@@ -192,7 +192,6 @@ def _exit_code() -> int:
         _complain(f"error: {error}")
         return STOPPED
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
         return INTERRUPTED
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from tessera.core.errors import UserError, unknown
+from tessera.core.errors import UserError, nearest, unknown
 from tessera.core.types import Problem
 from tessera.policy.load import ModelConfig
 from tessera.tasks.data import locate
@@ -108,7 +108,7 @@ def find_recipe(source: str) -> Path:
         return shipped[name]
     if (path / "recipe.yaml").is_file():
         raise UserError(f"{source} is the folder of a run, not a recipe: go on with --resume {source}")
-    raise unknown("recipe", source, shipped)
+    raise UserError(f"unknown recipe {source!r}{nearest(name, shipped)}")
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ M = TypeVar("M", bound=BaseModel)
 
 # pydantic speaks of Python's types; who writes a recipe sees YAML.
 _A_MAPPING, _A_LIST = "Input should be a mapping of keys", "Input should be a list"
-_WORDS = {"model_type": _A_MAPPING, "dict_type": _A_MAPPING, "tuple_type": _A_LIST, "list_type": _A_LIST}
+_WORDS = {"model_type": _A_MAPPING, "dict_type": _A_MAPPING, "tuple_type": _A_LIST, "list_type": _A_LIST,
+          "too_short": "Input should have more entries"}  # fmt: skip
 _UNIONS = (Union, types.UnionType)
 
 
