@@ -158,10 +158,11 @@ def models() -> None:
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
-    from tessera.recipe import shipped_recipes
+    from tessera.recipe import headline, shipped_recipes
 
-    for name in shipped_recipes():
-        _say(name)
+    shipped = shipped_recipes()
+    for name, path in shipped.items():
+        _say(f"{name:<{max(map(len, shipped))}}  {headline(path)}")
 
 
 @app.command()

