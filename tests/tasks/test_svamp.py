@@ -38,7 +38,7 @@ def test_the_prompt_is_the_papers_and_validation_is_the_end_of_train(files: dict
     problem = loaded.test[1]
     assert problem.prompt == "Problem: Ann has 201 apples. How many?\nAnswer:"
     assert (problem.answer, type(problem.answer)) == (201, int)  # 201.0 in the file
-    assert problem.metadata == {"type": "Count"}
+    assert problem.metadata == {"question": "Ann has 201 apples. How many?", "type": "Count"}
 
 
 def test_validation_by_size_or_by_file(files: dict[str, Any], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class RowFormat:
     id_column: str | None = None
     prompt: PromptFormat = VERBATIM
     grader: NamedReward | None = None
+    kept: tuple[str, ...] = ()  # columns that are used above and stand in the metadata all the same
 
     def problems(self, split: str, rows: Sequence[Row]) -> tuple[Problem, ...]:
         """The rows as problems; a row that does not fit is a UserError that says where."""
@@ -41,7 +42,7 @@ class RowFormat:
             prompt=prompt,
             answer=self._answer(row),
             prefill=prefill,
-            metadata={name: value for name, value in row.values.items() if name not in used},
+            metadata={name: value for name, value in row.values.items() if name not in used or name in self.kept},
         )
 
     def _prompt(self, row: Row) -> tuple[str | tuple[Message, ...], str]:
