@@ -120,8 +120,10 @@ def _fault(folder: Path) -> str | None:
         for name in sorted({*told, STATE, OPTIMIZER}):
             if told.get(name) != _entry(folder / name):
                 return f"{name} is not what was written"
-    except (OSError, ValueError) as error:
-        return " ".join(str(error).split())
+    except ValueError as error:
+        return f"{MANIFEST} cannot be read: {' '.join(str(error).split())}"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
     return None
 
 
