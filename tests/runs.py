@@ -1,0 +1,83 @@
+"""Whole runs on the tiny model in this process: seconds, no network, everything real but the size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.core.types import Problem
+from tessera.launch import prepare, start
+from tessera.policy.load import Policy
+from tessera.recipe import check_recipe
+from tessera.rollout.engine import Engine
+from tessera.tasks.base import LoadedTask
+from tessera.tasks.in_memory import InMemoryTask
+from tessera.training.context import Observer
+from tiny import TINY_LORA, tiny_policy
+
+TRAIN = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(3) for b in range(4)]
+VALIDATION = [{"prompt": f"{a}-1=", "answer": str(a - 1)} for a in range(4, 8)]
+TEST = [{"prompt": f"{a}*2=", "answer": str(a * 2)} for a in range(5)]
+TIMES = ("seconds", "time/", "speed/", "memory/")  # keys of a row that differ from run to run
+
+
+def letters(problem: Problem, text: str) -> float:
+    """The share of the text that is letters: a graded reward that every group has some spread of."""
+    return sum(c.isalpha() for c in text) / max(1, len(text))
+
+
+def rl(algorithm: str | Mapping[str, Any] = "grpo", **changes: Any) -> dict[str, Any]:
+    """An RL stage of a few tokens and steps."""
+    small = {"steps": 3, "group_size": 6, "max_new_tokens": 6, "optimizer": {"lr": 1e-3}}
+    return {"kind": "rl", "algorithm": algorithm, "sentinels": {"truncation_rate": 1.0}, **small, **changes}
+
+
+def sft(**changes: Any) -> dict[str, Any]:
+    """An SFT stage on the gold answers."""
+    return {"kind": "sft", "steps": 3, "batch_size": 4, "optimizer": {"lr": 1e-3}, **changes}
+
+
+def run(
+    folder: Path,
+    *stages: Mapping[str, Any],
+    policy: Policy | None = None,
+    engine: Engine | None = None,
+    reward: Callable[[Problem, str], Any] = letters,
+    rows: Sequence[Sequence[Mapping[str, Any]]] = (TRAIN, (), ()),
+    observers: Sequence[Observer] = (),
+    resume: bool = False,
+    **recipe: Any,
+) -> dict[str, Any]:
+    """Train the tiny policy (`policy`, or a fresh one) and return the summary; `rows` are the three splits."""
+    data = {
+        "seed": 1,
+        "model": {"name": "tiny", "lora": TINY_LORA.model_dump()},
+        "task": {"name": "in_memory"},
+        "stages": stages or (rl(),),
+        **recipe,
+        "run": {"dir": str(folder), **recipe.get("run", {})},
+    }
+    task = LoadedTask.load("sums", InMemoryTask(*rows, reward_fn=reward))
+    prepared = prepare(check_recipe(data, "of a test"), task=task)
+    return start(prepared, policy=policy or tiny_policy(), engine=engine, observers=observers, resume=resume)
+
+
+def rows_of(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, of one kind if given; none where nothing was written."""
+    return [row for row in _read(folder / "metrics.jsonl") if kind in (None, row["kind"])]
+
+
+def completions_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of completions.jsonl."""
+    return _read(folder / "completions.jsonl")
+
+
+def without_times(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without what is measured with a clock or on the machine's memory."""
+    return [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in rows]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
