@@ -1,0 +1,169 @@
+"""A run that was killed or interrupted anywhere and gone on with ends bit for bit like one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runs import completions_of, rows_of, without_times
+
+CODES = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 130}
+
+TASK = '''
+from tessera.core.types import Problem
+
+
+class Letters:
+    """Sums that nobody solves; the reward is the share of letters, a vowel in front makes it 1."""
+
+    def problems(self, split):
+        first = {"train": 0, "validation": 5, "test": 7}[split]
+        count = {"train": 5, "validation": 2, "test": 2}[split]
+        pairs = [(a, b) for a in range(first, first + count) for b in (1, 2)]
+        return [Problem(f"{split}-{a}-{b}", f"{a}+{b}=", "aeiou"[a % 5]) for a, b in pairs]
+
+    def reward(self, problem, text):
+        if text[:1].lower() in "aeiou":
+            return {"letters": 1.0, "vowel": 0.0}
+        return {"letters": sum(c.isalpha() for c in text) / max(1, len(text)), "vowel": 0.0}
+'''
+
+SFT = {"kind": "sft", "steps": 3, "batch_size": 4, "optimizer": {"lr": 2e-3, "warmup_steps": 1}}
+SMALL = {"kind": "rl", "steps": 5, "max_new_tokens": 7, "sentinels": {"truncation_rate": 1.0, "mismatch": 1.0}}
+STAGES = {
+    # Replays from a buffer, the best adapter by validation, a falling rate.
+    "replay": {
+        **SMALL,
+        "algorithm": "t_spmo",
+        "group_size": 6,
+        "replay": {"successes": 1, "failures": 1, "capacity": 20},
+        "evaluate_every": 2,
+        "keep_best": True,
+        "optimizer": {"lr": 5e-3, "schedule": "linear"},
+    },
+    # A penalty against the policy that the first stage left, taken anew on the way; dropout; two prompts a step.
+    "reference": {
+        **SMALL,
+        "algorithm": {"name": "s_grpo", "beta": 0.2, "cutoff": 1, "max_selected": 4, "probability": 0.5},
+        "group_size": 4,
+        "prompts_per_step": 2,
+        "refresh_reference": 3,
+        "tokens_per_microbatch": 40,
+        "optimizer": {"lr": 5e-3},
+    },
+}
+DROPOUT = {"replay": 0.0, "reference": 0.1}
+
+# Where a run stops, each time: [where, how often there (a share of the whole run's number, or a number), signal].
+Stops = list[list[Any] | None]
+STOPS: dict[str, Stops] = {
+    "while it samples": [["token", 0.3, "SIGKILL"], ["token", 0.4, "SIGKILL"]],
+    "while it updates": [["update", 0.2, "SIGKILL"], ["update", 3, "SIGKILL"]],
+    "while it saves": [["half", 0.5, "SIGKILL"], ["sync", 0.4, "SIGKILL"], ["half", 1, "SIGKILL"]],
+    "interrupted while it samples": [["token", 0.6, "SIGINT"], ["token", 10, "SIGINT"]],
+    "interrupted while it updates": [["update", 0.5, "SIGINT"], ["update", 1, "SIGTERM"]],
+}
+MORE_STOPS: dict[str, Stops] = {
+    "which had already finished": [None],
+    "before its first checkpoint": [["token", 1, "SIGKILL"], ["half", 1, "SIGKILL"]],
+    "interrupted before its first checkpoint": [["token", 2, "SIGINT"]],
+    "in its last evaluation": [["token", 0.99, "SIGTERM"], ["token", 2, "SIGKILL"]],
+    "while it gives a checkpoint its name": [
+        ["sync", 0.55, "SIGKILL"],
+        ["sync", 7, "SIGKILL"],
+        ["sync", 14, "SIGKILL"],
+    ],
+}
+
+
+def recipe(path: Path, model: Path, variant: str) -> Path:
+    task = path.with_name("letters.py")
+    task.write_text(TASK)
+    content = {
+        "seed": 3,
+        "model": {
+            "name": str(model),
+            "device": "cpu",
+            "lora": {"rank": 4, "alpha": 8, "last_fraction": "1/2", "dropout": DROPOUT[variant]},
+        },
+        "task": {"name": f"{task}:Letters"},
+        "stages": [SFT, STAGES[variant]],
+        "evaluation": {"success": 0.5, "max_new_tokens": 4},
+        "run": {"save_every": 2, "max_rows": 5},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def drive(folder: Path, model: Path, variant: str, stops: dict[str, Any]) -> dict[str, Any]:
+    plan = {"recipe": str(recipe(folder / "recipe.yaml", model, variant)), "model": str(model), "runs": stops}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("resume_driver.py")), str(folder)],
+        input=json.dumps(plan),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    return {"folder": folder, **json.loads(done.stdout)}
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Any]:
+    return drive(tmp_path_factory.mktemp("replay"), tiny_folder, "replay", {**STOPS, **MORE_STOPS})
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Any]:
+    return drive(tmp_path_factory.mktemp("reference"), tiny_folder, "reference", STOPS)
+
+
+def check(driven: dict[str, Any], name: str, stops: Stops) -> None:
+    outcomes, run, whole = driven["outcomes"][name], driven["folder"] / name, driven["folder"] / "whole"
+    signals = [stop[2] if stop else None for stop in stops]
+    assert [code for code, _ in outcomes] == [*(CODES.get(signal, 0) for signal in signals), 0], outcomes
+    for (_, text), signal in zip(outcomes, signals, strict=False):
+        assert "Traceback" not in text
+        if CODES.get(signal) == 130:
+            assert f"go on with: tessera train --resume {run}" in text
+    adapter = "adapter/adapter_model.safetensors"
+    assert (run / adapter).read_bytes() == (whole / adapter).read_bytes()
+    assert without_times(rows_of(run)) == without_times(rows_of(whole))
+    assert completions_of(run) == completions_of(whole)
+    told, expected = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
+    assert {**told, "seconds": 0} == {**expected, "seconds": 0}
+    # Nothing that a killed writer left behind is still there.
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", [*STOPS, *MORE_STOPS])
+def test_a_run_with_replays_ends_the_same(replay: dict[str, Any], name: str) -> None:
+    check(replay, name, {**STOPS, **MORE_STOPS}[name])
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_run_with_a_reference_ends_the_same(reference: dict[str, Any], name: str) -> None:
+    check(reference, name, STOPS[name])
+
+
+@pytest.mark.parametrize("variant", ["replay", "reference"])
+def test_the_runs_are_worth_resuming(request: pytest.FixtureRequest, variant: str) -> None:
+    """Everything that a checkpoint has to carry is at work in them: otherwise the comparison above says little."""
+    folder = request.getfixturevalue(variant)["folder"] / "whole"
+    steps = rows_of(folder, "rl")
+    assert len(steps) == 5
+    assert len(rows_of(folder, "sft")) == 3
+    assert all(row["grad_norm"] for row in steps)
+    if variant == "replay":
+        assert sum(row["replay/success"] for row in steps) >= 3
+        assert sum(row["replay/failure"] for row in steps) >= 3
+    else:
+        assert all(row["kl"] > 0 for row in steps[1:3])
+        assert any(row["truncation_rate"] < 1 for row in steps)
