@@ -4,6 +4,7 @@ import json
 import math
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,18 @@ from tessera.reports import jsonl
 ROWS = [{"step": 1, "x": 0.5}, {"step": 2, "text": "é\n\u2028"}, {"step": 3, "deep": {"a": [1, None, True]}}]
 
 
-@pytest.fixture
-def limit_file_size() -> Iterator[object]:
-    """A real write error half-way: the system takes the bytes up to the limit, then refuses."""
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """A real write error half-way: the system takes the bytes up to `size`, then refuses.
+
+    For the block alone: it holds for every file of the process, and the output of the tests may be one.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_non_finite_numbers_become_null() -> None:
@@ -95,11 +102,10 @@ def test_keep_leaves_the_wanted_lines_byte_for_byte(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"step":1,   "x": 1e0}\n{"step":  2}\n'
 
 
-def test_a_write_that_fails_half_way_leaves_no_half_row(tmp_path: Path, limit_file_size) -> None:
+def test_a_write_that_fails_half_way_leaves_no_half_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     jsonl.append(path, ROWS)
     before = path.read_bytes()
-    limit_file_size(len(before) + 10)
-    with pytest.raises(OSError, match="too large"):
+    with largest_file(len(before) + 10), pytest.raises(OSError, match="too large"):
         jsonl.append(path, [{"step": 4, "text": "x" * 100}])
     assert path.read_bytes() == before
