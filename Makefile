@@ -30,8 +30,8 @@ demo: $(INSTALLED)
 	$(BIN)/tessera train recipes/demo.yaml --force
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
