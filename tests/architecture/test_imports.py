@@ -1,9 +1,11 @@
 """Who may import whom, and what an import may load."""
 
 import configparser
+import logging
 import subprocess
 import sys
 import tomllib
+from contextlib import contextmanager
 
 import pytest
 from importlinter.cli import lint_imports
@@ -30,7 +32,20 @@ def check(root, path, contracts):
             ini[f"importlinter:contract:{i}"] = {k: str(v) for k, v in section.items()}
     with path.open("w") as file:
         ini.write(file)
-    return lint_imports(config_filename=str(path), no_cache=True, no_logo=True)
+    with logging_as_it_was():
+        return lint_imports(config_filename=str(path), no_cache=True, no_logo=True)
+
+
+@contextmanager
+def logging_as_it_was():
+    """import-linter configures logging for the process and disables every logger that is there, ours too."""
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    before = [(logger, logger.disabled) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, disabled in before:
+            logger.disabled = disabled
 
 
 @pytest.fixture
