@@ -52,7 +52,6 @@ def test_it_is_the_packages_one_function():
         ({"ref_logp": torch.zeros(3)}, r"ref_logp must have shape \[G,T\] = \(3, 4\), got \(3,\)"),
         ({"old_logp": torch.full((3, 4), torch.inf)}, r"old_logp must be finite .* got inf at \(0, 0\)"),
         ({"ref_logp": torch.full((3, 4), NAN)}, r"ref_logp must be finite .* got nan at \(0, 0\)"),
-        ({"eos_logp": torch.zeros(3, 4)}, r"eos_logp is not used by grpo in this configuration; leave it out"),
         ({"eos_logp": torch.zeros(3, 1)}, r"eos_logp must have shape \[G,T\] = \(3, 4\), got \(3, 1\)"),
         ({"name": "gpro"}, r"unknown algorithm 'gpro' \(did you mean 'grpo'\?\)"),
         ({"config": {"betta": 1}}, r"unknown key of algorithm grpo"),

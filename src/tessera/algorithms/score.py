@@ -52,8 +52,6 @@ def score_group(
         if given is not None:
             check_shape(label, given, logp.shape, "[G,T]")
             check_finite(label, given, keep)
-    if eos_logp is not None and "eos_logp" not in algorithm.needs:
-        raise UserError(f"eos_logp is not used by {name} in this configuration; leave it out")
     logp = logp.to(torch.promote_types(logp.dtype, torch.float32))  # a sum in half precision loses most tokens
     group_B = torch.zeros(len(lengths), dtype=torch.long)
     rows = TokenBatch(tokens.cpu(), lengths.cpu(), keep.cpu(), rewards.detach().cpu().double(), group_B, 1)
