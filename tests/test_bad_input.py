@@ -137,6 +137,7 @@ def test_wrong_arguments(project: Path, arguments: list[str], line: str) -> None
         ("task.train_size=100", "110 problems are asked for, and 36 exist with digits = 1"),
         ("task.prompt.template=What?", "it must hold {question} exactly once, and holds it 0 times"),
         ("data_dir=nowhere", "no such file: 'nowhere' (looked in"),
+        ("run.dir=rows.jsonl/run", "cannot write in run folder rows.jsonl/run: Not a directory"),
         # What does not go together.
         ("stages.rl.group_size=1", "'group_normalized' compares the completions of a group: it needs group size >= 2"),
         ("stages.rl.max_new_tokens=600", "new tokens exceed the model's 512; lower max_new_tokens or drop the problem"),
@@ -229,6 +230,12 @@ def test_resuming_another_recipe_names_what_differs(with_run: Path) -> None:
     assert "stages.0.steps: 1 in the run, 9 given; " in line
 
 
+def test_what_is_wrong_with_a_folder_is_said_before_a_model_is_loaded(with_run: Path) -> None:
+    model = "model.name=./nowhere"
+    assert "already holds a run" in refused(with_run, "train", "recipe.yaml", model)
+    assert "model.name: '" in refused(with_run, "train", "--resume", "runs/recipe", model)
+
+
 def test_resuming_with_other_data_says_so(with_run: Path, tiny_folder: Path) -> None:
     write_recipe(with_run / "rows.yaml", tiny_folder, stages=[rl_stage(steps=1)],
                  task={"name": "jsonl", "reward": "last_integer", "train": "rows.jsonl"})  # fmt: skip
@@ -245,8 +252,9 @@ def test_a_run_in_use_by_another_process(with_run: Path) -> None:
     )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        line = refused(with_run, "train", "--resume", "runs/recipe")
-        assert line == f"run folder runs/recipe is in use by process {holder.pid}"
+        for arguments in (["--resume", "runs/recipe"], ["recipe.yaml", "--force"]):
+            line = refused(with_run, "train", *arguments)
+            assert line == f"run folder runs/recipe is in use by process {holder.pid}"
     finally:
         holder.communicate()
     assert tessera("train", "--resume", "runs/recipe").code == 0

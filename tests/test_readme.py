@@ -44,7 +44,7 @@ def test_the_commands_exist_and_name_a_recipe_with_its_stage() -> None:
     for words in commands:
         assert tessera(words[0], "--help").code == 0
     (trained,) = [words for words in commands if words[0] == "train" and words[1] != "--resume"]
-    assert read_recipe(trained[1], trained[2:]).stages[0].steps == 5
+    assert read_recipe(trained[1], trained[2:]) != read_recipe(trained[1])
 
 
 def test_ci_runs_the_test_command() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from command import ENVIRONMENT
-from tessera.recipe import shipped_recipes
+from tessera.recipe import read_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "nano/s_grpo_svamp_smollm2"
@@ -86,14 +86,19 @@ def test_the_installed_package_is_not_the_checkout(installed: Path, empty: Path)
     assert version == distributed
 
 
+def short_stages() -> list[str]:
+    """Overrides that make every stage of the recipe one of a second."""
+    short = {"sft": {"steps": 1, "batch_size": 2}, "rl": {"steps": 2, "group_size": 3, "max_new_tokens": 4}}
+    stages = read_recipe(RECIPE).stages
+    return [f"stages.{s.name}.{key}={value}" for s in stages for key, value in short[s.kind].items()]
+
+
 def test_a_shipped_recipe_is_listed_checked_and_trained(installed: Path, empty: Path, tiny_folder: Path) -> None:
     listed = [line.split()[0] for line in run(installed / "tessera", "recipes", cwd=empty).splitlines()]
     assert listed == list(shipped_recipes())
 
-    overrides = [
-        f"model.name={tiny_folder}", "model.device=cpu", "task.train=train.jsonl", "task.test=test.jsonl",
-        "task.validation_size=2", "stages.0.steps=2", "stages.0.group_size=3", "stages.0.max_new_tokens=4",
-    ]  # fmt: skip
+    tiny = [f"model.name={tiny_folder}", "model.device=cpu", "task.train=train.jsonl", "task.test=test.jsonl"]
+    overrides = [*tiny, "task.validation_size=2", "evaluation.max_new_tokens=4", *short_stages()]
     checked = run(installed / "tessera", "check", RECIPE, *overrides, cwd=empty)
     folder = re.search(r"^data_dir: (.*)$", checked, re.MULTILINE)
     assert folder and Path(folder[1]).is_relative_to(installed.parent)  # the recipe is the wheel's own
@@ -104,6 +109,6 @@ def test_a_shipped_recipe_is_listed_checked_and_trained(installed: Path, empty: 
     run(installed / "tessera", "train", RECIPE, *overrides, cwd=empty)
     run_folder = empty / "runs" / "s_grpo_svamp_smollm2"
     summary = json.loads((run_folder / "summary.json").read_text())
-    assert (summary["status"], summary["steps"], summary["accuracy"]["final"]["n"]) == ("finished", 2, 4)
+    assert (summary["status"], summary["algorithm"], summary["accuracy"]["final"]["n"]) == ("finished", "s_grpo", 4)
     assert (run_folder / "adapter" / "adapter_model.safetensors").is_file()
     assert "<html" in (run_folder / "report.html").read_text()
