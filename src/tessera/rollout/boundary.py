@@ -10,7 +10,7 @@ from tessera.tasks.base import Task, read_reward
 
 
 class Grade(NamedTuple):
-    """What a text earned: `reward` is None, and `error` says why in a line, when the reward raised or was not finite."""
+    """What a text earned: `reward` is None and `error` says why in a line when the reward raised or was not finite."""
 
     reward: float | None
     components: Mapping[str, float]
