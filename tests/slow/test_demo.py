@@ -47,8 +47,7 @@ def _all_cores() -> Any:
 
 
 def _demo(folder: Path) -> dict[str, Any]:
-    recipe, base = read_recipe("demo", [f"run.dir={folder}"])
-    return launch.start(launch.prepare(recipe, base))
+    return launch.start(launch.prepare(read_recipe("demo", [f"run.dir={folder}"])))
 
 
 def test_rl_adds_five_points_and_without_meaningful_rewards_nothing(
