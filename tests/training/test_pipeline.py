@@ -174,6 +174,19 @@ def test_an_adapter_that_cannot_be_saved_is_one_line_and_the_run_can_go_on(
     assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
 
 
+def test_a_device_that_runs_out_of_memory_is_one_line_and_the_run_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*given: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore about it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tessera.training.step.Learner.update", too_large)
+        with pytest.raises(RunStopped, match=r"Tried to allocate 2 GiB\.\): lower tokens_per_microbatch, max_rows"):
+            run(tmp_path)
+    assert run(tmp_path, resume=True)["status"] == "finished"
+
+
 def test_a_bug_is_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*given: Any) -> None:
         raise IndexError("a bug")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import torch
 from torch import Tensor
 
 from tessera.algorithms.base import Algorithm
@@ -63,7 +64,8 @@ class Pipeline:
         found = checkpoint.newest(self.run.folder.checkpoints) if resume else None
         with self.run.interrupt.handling():
             try:
-                self._run(found)
+                with _enough_memory():
+                    self._run(found)
             except Interrupted:
                 self._summary("interrupted")
                 raise
@@ -170,6 +172,17 @@ class Pipeline:
         run.folder.write_summary(summary)
         run.folder.write_report()
         return summary
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunStopped(
+            f"the device ran out of memory ({str(error).splitlines()[0]}): lower tokens_per_microbatch, max_rows; "
+            "`tessera check` estimates what is needed; go on with --resume"
+        ) from error
 
 
 def _restore_runner(runner: Runner, found: Checkpoint) -> None:
