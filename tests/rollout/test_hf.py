@@ -287,12 +287,16 @@ def test_inversion_takes_each_row_with_its_own_number() -> None:
     assert invert(logp_BV, uniform_B).tolist() == [2, 0, 1]
 
 
-def test_a_tail_of_many_unlikely_tokens_keeps_its_share() -> None:
-    """A hundred thousand tokens of 1e-6 each hold a tenth: a running sum in float32 would misplace it."""
-    n, tail = 100_000, 1e-6
+def test_a_number_that_rounding_made_one_still_draws() -> None:
+    """As in float32, where the largest number below 1 may not survive."""
+    assert invert(torch.tensor([[0.25, 0.75, 0.0]]).log(), torch.ones(1)).tolist() == [1]
+
+
+def test_a_tail_of_many_unlikely_tokens_is_told_apart() -> None:
+    """A hundred thousand tokens of 1e-8 each behind one of nearly 1: in float32 sums move by six of them at a time."""
+    n, tail = 100_000, 1e-8
     logp_1V = torch.full((1, n + 1), math.log(tail), dtype=torch.float32)
-    logp_1V[0, 0] = math.log(1 - n * tail)
-    for share in (0.1, 0.5, 0.9):
-        uniform = torch.tensor([0.9 + 0.1 * share], dtype=torch.float64)
-        token = int(invert(logp_1V, uniform))
-        assert token == pytest.approx(share * n, abs=3)
+    logp_1V[0, 0] = math.log1p(-n * tail)
+    for share in torch.linspace(0.05, 0.95, 50, dtype=torch.float64).tolist():
+        uniform_B = torch.tensor([1 - n * tail * (1 - share)], dtype=torch.float64)
+        assert abs(int(invert(logp_1V, uniform_B)) - 1 - share * n) <= 1.5

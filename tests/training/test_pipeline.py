@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -20,7 +21,7 @@ from tessera.evaluation.estimators import paired_difference_interval
 from tessera.policy.adapters import adapter_state
 from tessera.reports.run import RunFolder
 from tessera.training import checkpoint, pipeline
-from tessera.training.context import Observer
+from tessera.training.context import Observer, RunContext
 from tessera.training.interrupt import Interrupted
 from tiny import tiny_policy
 
@@ -235,6 +236,47 @@ def test_a_request_to_stop_is_obeyed_and_saved_wherever_it_comes(
     resume(tmp_path, notes)
     assert_same(tmp_path, whole)
     assert (f"going on after step {at[1]}" in notes.said) == (at != ("eval", 0))  # nothing was saved before
+
+
+@pytest.mark.parametrize("call", [3, 9, 16, 34])
+def test_sampling_that_is_cut_short_leaves_no_trace(tmp_path: Path, whole: Path, call: int) -> None:
+    """In the first, second and third step of a stage, and in the first of the next. Nothing but the interruption makes
+    a checkpoint between them, so what it saves is what the run goes on from: the same problems, the same streak of
+    steps, no rows of the cut step."""
+    calls = itertools.count(1)
+
+    def reward(problem: Problem, text: str) -> float:
+        if problem.prompt in {row["prompt"] for row in TRAIN} and next(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return letters(problem, text)
+
+    how: dict[str, Any] = {"rows": SPLITS, "run": {"save_every": 100}}
+    with pytest.raises(Interrupted):
+        run(tmp_path, *STAGES, reward=reward, **how)
+    step = (call - 1) // 6
+    found = checkpoint.newest(tmp_path / "checkpoints").state
+    assert (found["step"], found["runner"]["sampler"]["position"]) == (step, step % 5)
+    assert len(rows_of(tmp_path, "rl")) == step
+    run(tmp_path, *STAGES, resume=True, **how)
+    assert_same(tmp_path, whole)
+
+
+def test_rollouts_written_before_the_request_are_written_once(tmp_path: Path, whole: Path) -> None:
+    written = itertools.count(1)
+    log_groups = RunContext.log_groups
+
+    def log_and_stop(self: RunContext, groups: Any) -> None:
+        log_groups(self, groups)
+        if next(written) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    how: dict[str, Any] = {"rows": SPLITS, "run": {"save_every": 100}}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(RunContext, "log_groups", log_and_stop)
+        run(tmp_path, *STAGES, **how)
+    assert len(completions_of(tmp_path)) == 12
+    run(tmp_path, *STAGES, resume=True, **how)
+    assert_same(tmp_path, whole)
 
 
 def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tmp_path: Path, whole: Path) -> None:

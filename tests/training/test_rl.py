@@ -13,7 +13,8 @@ import torch
 from runs import TRAIN, VALIDATION, completions_of, letters, rl, rows_of, run, sft, without_times
 from tessera.core.types import Completion, Problem
 from tessera.evaluation.evaluate import Evaluation
-from tessera.policy.adapters import LoraSettings, adapter_state
+from tessera.policy.adapters import LoraSettings, adapter_state, set_adapter_state
+from tessera.policy.load import Policy
 from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine
 from tessera.training.context import Observer, RunContext
@@ -31,6 +32,19 @@ class Watched(HFEngine):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         self.asked.append((list(requests), sampling))
         return super().generate(requests, sampling)
+
+
+class Apart(HFEngine):
+    """Samples with weights of its own, which are the trainer's as of the last sync."""
+
+    def __init__(self, trainer: Policy) -> None:
+        super().__init__(tiny_policy())
+        self.trainer = trainer
+        self.syncs = 0
+
+    def sync(self) -> None:
+        self.syncs += 1
+        set_adapter_state(self.policy.model, adapter_state(self.trainer.model))
 
 
 def watched() -> Watched:
@@ -123,6 +137,20 @@ def test_replays_come_from_this_step_or_from_all(tmp_path: Path, source: str) ->
         problems = [t["problem_id"] for t in texts if t["step"] == step]
         others += sum(p != problems[0] for p in problems)
     assert (others == 0) == (source == "step")
+
+
+def test_an_engine_of_its_own_weights_is_synced_before_every_rollout(tmp_path: Path) -> None:
+    """Replays too sample from the policy as it is after the updates before them."""
+    stage = rl("t_spmo", steps=5, replay=REPLAY, optimizer={"lr": 3e-2})
+    how: dict[str, Any] = {"rows": (TRAIN, VALIDATION, ()), "evaluation": {"success": 0.5}}
+    run(tmp_path / "inside", stage, **how)
+    trainer = tiny_policy()
+    engine = Apart(trainer)
+    run(tmp_path / "apart", stage, policy=trainer, engine=engine, **how)
+    rows = rows_of(tmp_path / "apart", "rl")
+    assert completions_of(tmp_path / "apart") == completions_of(tmp_path / "inside")
+    assert without_times(rows) == without_times(rows_of(tmp_path / "inside", "rl"))
+    assert engine.syncs >= sum(1 + row["replay/success"] + row["replay/failure"] for row in rows) > 8
 
 
 def test_without_replays_nothing_is_remembered(tmp_path: Path) -> None:
