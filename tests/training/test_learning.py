@@ -45,7 +45,7 @@ def train(folder: Path, algorithm: Any) -> tuple[float, float]:
         prompts_per_step=2,
         max_new_tokens=2,
         optimizer={"lr": 4e-2},
-        sentinels={"truncation_rate": 1.0, "mismatch": 1.0},
+        sentinels={"truncation_rate": 1.0},
     )
     run(folder, stage, policy=policy, reward=lambda problem, text: float(capital(text)))
     return before, share_of_capitals(policy)

@@ -52,6 +52,11 @@ def test_rewards_that_all_failed_have_no_mean() -> None:
     assert (row["accuracy"], row["rollouts/failed"], row["groups/zero_spread"]) == (0.0, 2, 1)
 
 
+def test_a_component_cannot_take_the_place_of_the_total() -> None:
+    row = metrics.of_rewards([group(rollout(3, 1.0, mean=7.0, std=8.0))], success=1.0)
+    assert (row["reward/mean"], row["reward/std"]) == (1.0, 0.0)
+
+
 def test_tokens_of_a_step_count_replays() -> None:
     replayed = [group(rollout(5, 1.0, tool=2), rollout(1, 0.0))]
     updates = [Update(contributing=20, scored=22, grad_norm=1.0), Update(contributing=4, scored=4, grad_norm=1.0)]

@@ -36,7 +36,7 @@ class Letters:
 '''
 
 SFT = {"kind": "sft", "steps": 3, "batch_size": 4, "optimizer": {"lr": 2e-3, "warmup_steps": 1}}
-SMALL = {"kind": "rl", "steps": 5, "max_new_tokens": 7, "sentinels": {"truncation_rate": 1.0, "mismatch": 1.0}}
+SMALL = {"kind": "rl", "steps": 5, "max_new_tokens": 7, "sentinels": {"truncation_rate": 1.0}}
 STAGES = {
     # Replays from a buffer, the best adapter by validation, a falling rate.
     "replay": {

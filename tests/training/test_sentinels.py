@@ -15,13 +15,14 @@ import torch
 from runs import completions_of, letters, rl, rows_of, run, sft
 from tessera.core.errors import RunStopped
 from tessera.core.types import Completion, Group, Problem, Rollout
+from tessera.policy.adapters import LoraSettings
 from tessera.policy.load import Policy
 from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine
 from tessera.training.context import Observer
 from tessera.training.sentinels import Sentinels
 from tessera.training.settings import SentinelSettings
-from tiny import tiny_policy
+from tiny import TINY_LORA, tiny_policy
 
 
 def stops(folder: Path, *stages: Any, **how: Any) -> str:
@@ -96,6 +97,15 @@ def test_scoring_at_another_temperature_on_purpose_is_no_mismatch(tmp_path: Path
     same = rl(temperature=0.5, score_temperature=0.5)  # the sampler's own, said in numbers: watched again
     policy = tiny_policy()
     assert "disagree" in stops(tmp_path / "other", same, policy=policy, engine=Hot(policy))
+
+
+def test_dropout_is_no_mismatch(tmp_path: Path) -> None:
+    """The trainer's log-probs are those of a network with holes, the sampler's of the whole one."""
+    lora = {**TINY_LORA.model_dump(), "dropout": 0.9}
+    policy = tiny_policy(lora=LoraSettings(**lora))
+    stage = rl(steps=6, optimizer={"lr": 0.1})
+    assert run(tmp_path, stage, policy=policy, model={"name": "tiny", "lora": lora})["status"] == "finished"
+    assert max(row["mismatch/mean"] or 0 for row in rows_of(tmp_path, "rl")) > 0.1
 
 
 def test_a_learning_rate_that_moves_nothing_is_found_in_the_first_update(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class RunContext:
     @contextmanager
     def learning(self, *names: str | int) -> Iterator[None]:
         """LoRA dropout, where there is any, is on within the context and draws from the place's own stream."""
-        dropouts = [m for name, m in self.policy.model.named_modules() if "lora_dropout" in name]
+        dropouts = self._dropouts()
         with torch.random.fork_rng():
             torch.manual_seed(self.seed_of("dropout", *names))
             for module in dropouts:
@@ -81,6 +81,14 @@ class RunContext:
             finally:
                 for module in dropouts:
                     module.eval()
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether updates are made with LoRA dropout."""
+        return any(getattr(module, "p", 0.0) > 0 for module in self._dropouts())
+
+    def _dropouts(self) -> list[torch.nn.Module]:
+        return [module for name, module in self.policy.model.named_modules() if "lora_dropout" in name]
 
     def elapsed(self) -> float:
         """Seconds of work so far, over all resumptions."""

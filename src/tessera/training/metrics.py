@@ -22,9 +22,9 @@ def of_rewards(groups: Sequence[Group], success: float) -> Row:
     lengths = [len(r.ids) for r in rollouts]
     names = sorted({name for r in rollouts for name in r.components})
     return {
+        **{f"reward/{name}": _mean([r.components[name] for r in rollouts if name in r.components]) for name in names},
         "reward/mean": _mean(rewards),
         "reward/std": statistics.pstdev(rewards) if rewards else None,
-        **{f"reward/{name}": _mean([r.components[name] for r in rollouts if name in r.components]) for name in names},
         "accuracy": sum(reward >= success for reward in rewards) / len(rollouts),
         "truncation_rate": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
         "completion_length/mean": statistics.fmean(lengths),

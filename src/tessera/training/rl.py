@@ -40,6 +40,8 @@ class RLRunner:
         needs_reference = "ref_logp" in algorithm.needs
         self.reference = Reference(run.policy.model, settings.reference) if needs_reference else None
         self.best: dict[str, Tensor] | None = None
+        # Where sampler and trainer should have the same log-probs; dropout sets them apart on purpose.
+        self._alike = settings.score_temperature in ("sampling", settings.temperature) and not run.has_dropout
         self._sync_seconds = 0.0
         score_at = settings.temperature if settings.score_temperature == "sampling" else settings.score_temperature
         self.learner = Learner(
@@ -61,7 +63,7 @@ class RLRunner:
             groups = self._collect([Start(problem) for problem in problems], "rollout")
             self.sentinels.spread(groups)
         updates, replays, skipped = [self._update(groups, "plan")], [], 0
-        if self.settings.score_temperature in ("sampling", self.settings.temperature):
+        if self._alike:
             self.sentinels.mismatch(updates[0].tokens.mismatch)
         self._remember(groups, first=True)
         for n, outcome in enumerate(self._replays()):

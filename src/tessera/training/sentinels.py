@@ -2,7 +2,8 @@
 
 stops   no trainable parameter moved in the first update that carried credit
 stops   the engine samples from other weights than the trainer's
-stops   sampler's and trainer's log-probs of the same tokens lie apart, right after a sync
+stops   sampler's and trainer's log-probs of the same tokens lie apart, right after a sync (not watched where the two
+        differ on purpose: LoRA dropout, another score_temperature)
 stops   too many rewards failed in a step
 stops   a loss or gradient is not finite (in tessera.training.optimizer, before any parameter moves)
 warns   no group has had any spread of rewards for some steps
