@@ -70,9 +70,11 @@ STOPS: dict[str, Stops] = {
     "interrupted while it samples": [["token", 0.6, "SIGINT"], ["token", 10, "SIGINT"]],
     "interrupted while it updates": [["update", 0.5, "SIGINT"], ["update", 1, "SIGTERM"]],
 }
-MORE_STOPS: dict[str, Stops] = {
+AT_THE_ENDS: dict[str, Stops] = {
     "which had already finished": [None],
     "before its first checkpoint": [["token", 1, "SIGKILL"], ["half", 1, "SIGKILL"]],
+}
+RARE: dict[str, Stops] = {
     "interrupted before its first checkpoint": [["token", 2, "SIGINT"]],
     "in its last evaluation": [["token", 0.99, "SIGTERM"], ["token", 2, "SIGKILL"]],
     "while it gives a checkpoint its name": [
@@ -117,7 +119,7 @@ def drive(folder: Path, model: Path, variant: str, stops: dict[str, Any]) -> dic
 
 @pytest.fixture(scope="module")
 def replay(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Any]:
-    return drive(tmp_path_factory.mktemp("replay"), tiny_folder, "replay", {**STOPS, **MORE_STOPS})
+    return drive(tmp_path_factory.mktemp("replay"), tiny_folder, "replay", {**STOPS, **AT_THE_ENDS})
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +145,17 @@ def check(driven: dict[str, Any], name: str, stops: Stops) -> None:
     assert [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("name", [*STOPS, *MORE_STOPS])
+@pytest.mark.parametrize("name", [*STOPS, *AT_THE_ENDS])
 def test_a_run_with_replays_ends_the_same(replay: dict[str, Any], name: str) -> None:
-    check(replay, name, {**STOPS, **MORE_STOPS}[name])
+    check(replay, name, {**STOPS, **AT_THE_ENDS}[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", STAGES)
+def test_stops_at_rarer_places_change_nothing_either(tmp_path: Path, tiny_folder: Path, variant: str) -> None:
+    driven = drive(tmp_path, tiny_folder, variant, RARE)
+    for name, stops in RARE.items():
+        check(driven, name, stops)
 
 
 @pytest.mark.parametrize("name", STOPS)
