@@ -52,6 +52,11 @@ def test_rewards_that_all_failed_have_no_mean() -> None:
     assert (row["accuracy"], row["rollouts/failed"], row["groups/zero_spread"]) == (0.0, 2, 1)
 
 
+def test_rewards_of_any_size_have_a_mean() -> None:
+    row = metrics.of_rewards([group(*[rollout(3, reward) for reward in (1.5e308, 1.5e308, 0.0)])], success=1.0)
+    assert (row["reward/mean"], row["reward/std"]) == (1e308, pytest.approx(1e308 * math.sqrt(0.5)))
+
+
 def test_a_component_cannot_take_the_place_of_the_total() -> None:
     row = metrics.of_rewards([group(rollout(3, 1.0, mean=7.0, std=8.0))], success=1.0)
     assert (row["reward/mean"], row["reward/std"]) == (1.0, 0.0)

@@ -105,4 +105,4 @@ def _tensor_mean(x: Tensor) -> float | None:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+    return statistics.mean(map(float, values)) if values else None  # exact: a sum of large floats can overflow
