@@ -266,6 +266,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a row without a prompt": ({"dataset": [{"question": "2+2"}]}, "train row 0.*prompt"),
     "a row that is no mapping": ({"dataset": ["2+2"]}, "train row 0 is a str"),
     "the same question in two splits": ({"eval_dataset": TRAIN[:1]}, "train and test share 1 problems"),
+    "an unknown key of run": ({"run": {"save_evry": 2}}, "run.save_evry. .did you mean .save_every"),
+    "template keys and plain prompts": ({"chat_template_kwargs": {"thinking": 1}}, "thinking.. given, but problem"),
     "the best without validation": ({"keep_best": True}, "keep_best needs evaluate_every"),
     "validation without problems": ({"evaluate_every": 1}, "looks at validation accuracy, and .* has no such split"),
     "a run that is not there": ({"resume": True}, "no run folder at"),

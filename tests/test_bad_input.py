@@ -133,6 +133,12 @@ def test_wrong_arguments(project: Path, arguments: list[str], line: str) -> None
         ("stages.rl.optimizer.lr=.inf", "stages.1.optimizer.lr = inf: Input should be a finite number"),
         ("stages.rl.name=warm", "stages need different names, got ['warm', 'warm']"),
         ("stages.rl.keep_best=true", "stage rl: keep_best needs evaluate_every"),
+        ("stages.rl.keep_best=true & stages.rl.evaluate_every=999", "keep_best needs evaluate_every, of at most its"),
+        ("stages.rl.algorithm={name: grpo} & stages.rl.reference=initial", "names a reference, and grpo compares with"),
+        (
+            "stages.rl.algorithm={name: grpo} & stages.rl.refresh_reference=2",
+            "leave out reference and refresh_reference",
+        ),
         ("task.operation=division", "operation = 'division': Input should be 'addition'"),
         ("task.train_size=100", "110 problems are asked for, and 36 exist with digits = 1"),
         ("task.prompt.template=What?", "it must hold {question} exactly once, and holds it 0 times"),

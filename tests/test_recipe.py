@@ -179,10 +179,11 @@ def test_what_is_no_override(override: str) -> None:
 ONE = Problem("1", "1 + 1 =", 2)
 
 
-def test_a_fingerprint_leaves_out_only_where_things_are_kept() -> None:
+def test_a_fingerprint_leaves_out_only_where_things_are_kept_and_what_only_stops_a_run() -> None:
     recipe = read(minimal())
     moved = read(minimal(run={"dir": "runs/y"}, data_dir="/elsewhere"))
-    assert moved.fingerprint([ONE]) == recipe.fingerprint([ONE])
+    laxer = read(minimal(stages=[rl_stage(sentinels={"reward_failures": 1.0})]))
+    assert moved.fingerprint([ONE]) == laxer.fingerprint([ONE]) == recipe.fingerprint([ONE])
     others = [
         read(minimal(seed=1)),
         read(minimal(run={"dir": "runs/x", "save_every": 5})),

@@ -49,6 +49,8 @@ def train(
     steps: int | None = None,
     stages: Sequence[Mapping[str, Any]] | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
     run_dir: str | Path = "runs/train",
     seed: int = 0,
     resume: bool = False,
@@ -71,6 +73,7 @@ def train(
         algorithm: a registered name (default `s_grpo`), or a mapping of its keys and pieces.
         steps: RL steps (default 100); `**stage` sets any other key of an RL stage (`group_size`, `optimizer`, ...).
         stages: full stages instead, as in a recipe; then without `algorithm`, `steps` and `**stage`.
+        evaluation, run, chat_template_kwargs: keys of the recipe's sections of these names; `run_dir` is `run.dir`.
         callbacks: functions of a row of metrics, or Observers.
 
     The run folder, the checks and the errors are those of the command line; with `resume` the run in `run_dir` goes on.
@@ -85,7 +88,8 @@ def train(
         "task": {"name": "in_memory"},
         "stages": [dict(s) for s in stages] if stages is not None else one,
         "evaluation": dict(evaluation or {}),
-        "run": {"dir": str(run_dir)},
+        "chat_template_kwargs": dict(chat_template_kwargs or {}),
+        "run": {"dir": str(run_dir), **(run or {})},
     }
     recipe = check_recipe(data, "tessera.train(...)")
     task = InMemoryTask(dataset, validation_dataset, eval_dataset, reward_fn=reward)

@@ -69,13 +69,13 @@ def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
     folder = None if recipe.data_dir is None else Path(recipe.data_dir)
     algorithms = tuple(_algorithm(stage) if isinstance(stage, RLStage) else None for stage in recipe.stages)
     loaded = task or _load_task(recipe, folder)
-    for stage in recipe.stages:
+    for stage, algorithm in zip(recipe.stages, algorithms, strict=True):
         if _validates(stage) and not loaded.validation:
             raise UserError(
                 f"stage {stage.name} looks at validation accuracy, and task {loaded.name} has no such split"
             )
-        if isinstance(stage, RLStage) and stage.keep_best and not stage.evaluate_every:
-            raise UserError(f"stage {stage.name}: keep_best needs evaluate_every")
+        if isinstance(stage, RLStage) and algorithm is not None:
+            _check_used(stage, algorithm)
     stages = tuple(_located(stage, folder) for stage in recipe.stages)
     return Prepared(recipe, loaded, stages, algorithms, tuple(_learns(loaded, stage) for stage in stages))
 
@@ -129,6 +129,17 @@ def _algorithm(stage: RLStage) -> Algorithm:
     algorithm = build(stage.algorithm)
     algorithm.check_group_size([stage.group_size])
     return algorithm
+
+
+def _check_used(stage: RLStage, algorithm: Algorithm) -> None:
+    """Refuse keys that would do nothing."""
+    if stage.keep_best and not (stage.evaluate_every and stage.evaluate_every <= stage.steps):
+        raise UserError(f"stage {stage.name}: keep_best needs evaluate_every, of at most its {stage.steps} steps")
+    if "ref_logp" not in algorithm.needs and (stage.refresh_reference or stage.reference != "start_of_stage"):
+        raise UserError(
+            f"stage {stage.name} names a reference, and {algorithm.name} compares with none: set its beta above 0, or "
+            "leave out reference and refresh_reference"
+        )
 
 
 def _refuse_taken(path: Path) -> None:

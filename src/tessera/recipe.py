@@ -57,8 +57,10 @@ class Recipe(Settings):
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def fingerprint(self, problems: Iterable[Problem] = ()) -> str:
-        """A hash of everything but where data and run are kept; `problems` adds what was read from the data."""
-        content = self.model_dump(mode="json", exclude={"data_dir": True, "run": {"dir"}})
+        """A hash of all that decides the outcome: not where data and run are kept, nor the limits that only stop a run.
+        `problems` adds what was read from the data."""
+        exclude: Any = {"data_dir": True, "run": {"dir"}, "stages": {"__all__": {"sentinels"}}}
+        content = self.model_dump(mode="json", exclude=exclude)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         for p in problems:
             # An object that JSON does not know stands as its type: its repr may differ from process to process.

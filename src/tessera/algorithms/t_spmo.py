@@ -8,7 +8,9 @@ Paper: Token-Efficient RL for LLM Reasoning (arXiv:2504.20834v2), sec. 3.3, Eq. 
 U = `pairs`, λ = `l2`. Replay (C_success, C_failure) belongs to the training stage, not to the objective.
 
 Differs from the paper: U holds the pairs with A ≠ 0 (`informative`), the only reading under which its Table 3 (21
-tokens an example with 50 completions) is possible; `all` divides by every unique pair, as Eq. 10 reads.
+tokens an example with 50 completions) is possible; `all` divides by every unique pair, as Eq. 10 reads. A step without
+any such pair makes no update: the penalty alone would, and AdamW takes it at full step size. For the same reason λ
+pulls an adapter that carries an earlier stage back to the base model: set it to 0 after a warm-up.
 """
 
 from __future__ import annotations
