@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.algorithms import Algorithm, build
+from tessera.algorithms.registry import idle_keys
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.policy.load import Policy, load_policy
@@ -66,8 +67,8 @@ class Prepared:
 
 def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
     """Read the task's data and compose the algorithms; raise UserError for whatever does not fit."""
-    folder = None if recipe.data_dir is None else Path(recipe.data_dir)
-    algorithms = tuple(_algorithm(stage) if isinstance(stage, RLStage) else None for stage in recipe.stages)
+    folder = _folder(recipe)
+    algorithms = tuple(_algorithm(stage, folder) if isinstance(stage, RLStage) else None for stage in recipe.stages)
     loaded = task or _load_task(recipe, folder)
     for stage, algorithm in zip(recipe.stages, algorithms, strict=True):
         if _validates(stage) and not loaded.validation:
@@ -75,7 +76,7 @@ def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
                 f"stage {stage.name} looks at validation accuracy, and task {loaded.name} has no such split"
             )
         if isinstance(stage, RLStage) and algorithm is not None:
-            _check_used(stage, algorithm)
+            _check_used(stage, algorithm, recipe)
     stages = tuple(_located(stage, folder) for stage in recipe.stages)
     return Prepared(recipe, loaded, stages, algorithms, tuple(_learns(loaded, stage) for stage in stages))
 
@@ -125,16 +126,36 @@ def start(
         return Pipeline(run, prepared.stages, prepared.algorithms).train(resume)
 
 
-def _algorithm(stage: RLStage) -> Algorithm:
-    algorithm = build(stage.algorithm)
+def _folder(recipe: Recipe) -> Path | None:
+    """Where files are looked up after the working directory."""
+    return None if recipe.data_dir is None else Path(recipe.data_dir)
+
+
+def _algorithm(stage: RLStage, folder: Path | None) -> Algorithm:
+    algorithm = build(stage.algorithm, folder)
     algorithm.check_group_size([stage.group_size])
     return algorithm
 
 
-def _check_used(stage: RLStage, algorithm: Algorithm) -> None:
+def _check_used(stage: RLStage, algorithm: Algorithm, recipe: Recipe) -> None:
     """Refuse keys that would do nothing."""
     if stage.keep_best and not (stage.evaluate_every and stage.evaluate_every <= stage.steps):
         raise UserError(f"stage {stage.name}: keep_best needs evaluate_every, of at most its {stage.steps} steps")
+    for key in idle_keys(stage.algorithm, _folder(recipe)):
+        raise UserError(
+            f"stage {stage.name}: {key} would do nothing beside the other keys of algorithm {algorithm.name}"
+        )
+    if stage.updates_per_rollout > 1:
+        if "on_policy" in algorithm.needs:
+            raise UserError(
+                f"stage {stage.name}: surrogate {algorithm.surrogate.name} takes the policy for the one that sampled, "
+                "so a rollout serves one update: leave out updates_per_rollout, or give surrogate: clipped_ratio"
+            )
+        if recipe.model.lora is not None and recipe.model.lora.dropout > 0:
+            raise UserError(
+                f"stage {stage.name}: with model.lora.dropout above 0, updates_per_rollout > 1 would take ratios of "
+                "two dropout masks; set one of them to its default"
+            )
     if "ref_logp" not in algorithm.needs and (stage.refresh_reference or stage.reference != "start_of_stage"):
         raise UserError(
             f"stage {stage.name} names a reference, and {algorithm.name} compares with none: set its beta above 0, or "

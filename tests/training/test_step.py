@@ -87,7 +87,7 @@ def learner(on: Bench, spec: Mapping[str, Any], budget: int = WHOLE) -> Learner:
 
 def update(on: Bench, spec: Mapping[str, Any], budget: int, groups: Sequence[Group]) -> tuple[Update, list[Tensor]]:
     made = learner(on, spec, budget)
-    done = made.update(groups, generator(5, "selection"))
+    done = made.update(made.plan(groups, generator(5, "selection")))
     return done, made.optimizer.gradients
 
 
@@ -172,9 +172,9 @@ def test_the_budgets_cut_into_one_some_and_one_a_row(double: Bench, monkeypatch:
         cuts: list[int] = []
         inner = made._micro_batch
         monkeypatch.setattr(
-            made, "_micro_batch", lambda p, part, done, i=inner, c=cuts: (c.append(len(part)), i(p, part, done))
+            made, "_micro_batch", lambda p, part, w, done, i=inner, c=cuts: (c.append(len(part)), i(p, part, w, done))
         )
-        made.update(double.groups, generator(5, "selection"))
+        made.update(made.plan(double.groups, generator(5, "selection")))
         assert sum(cuts) == 15
         counts.append(len(cuts))
     assert counts[0] == 1
@@ -217,7 +217,7 @@ def test_nothing_left_is_no_update(double: Bench) -> None:
     flat = [with_rewards(group, [1.0] * 5) for group in double.groups]
     for groups in (failed, flat):
         made = learner(double, SPECS["grpo"])
-        done = made.update(groups, generator(0))
+        done = made.update(made.plan(groups, generator(0)))
         assert (done.loss, done.grad_norm, done.contributing, done.scored) == (0.0, None, 0, 0)
         assert not done.carried_credit
         assert not hasattr(made.optimizer, "gradients")
@@ -289,7 +289,7 @@ def test_without_a_reference_there_is_no_kl(double: Bench) -> None:
 def test_a_sampler_of_another_temperature_shows(double: Bench) -> None:
     made = learner(double, SPECS["grpo with KL"])
     made.temperature = 1.0
-    mismatch = torch.cat(made.update(double.groups, generator(0)).tokens.mismatch)
+    mismatch = torch.cat(made.update(made.plan(double.groups, generator(0))).tokens.mismatch)
     sampled = torch.tensor([p for group in double.groups for r in group.rollouts for p in r.logprobs])
     with torch.no_grad():
         scored = torch.cat(
@@ -330,7 +330,7 @@ def test_an_adapter_that_cannot_learn_stops_the_run(how: str) -> None:
     for p in on.policy.trainable_parameters() if how == "frozen" else ():
         p.requires_grad_(False)
     with pytest.raises(RunStopped, match="no log-prob depends on a trainable parameter"):
-        made.update(on.groups, generator(0))
+        made.update(made.plan(on.groups, generator(0)))
 
 
 def test_only_the_adapter_that_learns_is_penalised() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -15,16 +15,28 @@ from torch import Generator, Tensor
 from tessera.core.batch import Plan, Scored, TokenBatch
 from tessera.core.checks import check_groups
 from tessera.core.errors import UserError
-from tessera.core.masking import blank, group_size
-from tessera.pieces import KINDS, Piece
+from tessera.core.masking import blank, group_size, uniform
+from tessera.pieces import KINDS, Chain, Piece, giving
 
 
 class TokenLoss(NamedTuple):
-    """`loss_BT` float [B,T], each selected token's loss before aggregation; where a clip bound it, bool [B,T]."""
+    """`loss_BT` float [B,T], each selected token's loss before aggregation; the flags of SurrogateTerms, bool [B,T]."""
 
     loss_BT: Tensor
     clipped_low_BT: Tensor
     clipped_high_BT: Tensor
+    bounded_BT: Tensor
+
+
+# What one piece may need of another: its kind, and why a composition without it has no meaning.
+FITS = {
+    "whole_rows": ("selection", "sums over every token of a completion, and selection {} removes some"),
+    "by_prefix": (
+        "advantage",
+        "lets one completion stand for all that share a prefix, and advantage {} differs among them",
+    ),
+    "positive_weight": ("weight", "takes the logarithm of the weight, and weight {} can be 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Algorithm:
 
     name: str
     advantage: Piece
-    selection: Piece
+    selection: Piece | Chain
     weight: Piece
     surrogate: Piece
     regulariser: Piece
@@ -43,9 +55,18 @@ class Algorithm:
         for kind in KINDS:
             if getattr(self, kind).kind != kind:
                 raise UserError(f"{self.name}: {getattr(self, kind).name!r} is no {kind}")
+        for piece in self.pieces.values():
+            for need in sorted(piece.needs & FITS.keys()):
+                kind, reason = FITS[need]
+                other = getattr(self, kind)
+                if need not in other.gives:
+                    fitting = ", ".join(giving(kind, need))
+                    raise UserError(
+                        f"{self.name}: {piece.kind} {piece.name} {reason.format(other.name)}; give {kind}: {fitting}"
+                    )
 
     @property
-    def pieces(self) -> dict[str, Piece]:
+    def pieces(self) -> dict[str, Piece | Chain]:
         """The six pieces by kind, in the order they act."""
         return {kind: getattr(self, kind) for kind in KINDS}
 
@@ -59,9 +80,10 @@ class Algorithm:
         """Whether a token with advantage 0 still carries gradient, through the regulariser."""
         return self.regulariser.name != "none" and "parameters" not in self.regulariser.needs
 
-    def exchange(self, pieces: Mapping[str, Piece]) -> Algorithm:
+    def exchange(self, pieces: Mapping[str, Piece | Chain]) -> Algorithm:
         """The same composition with the pieces of some kinds exchanged."""
-        return Algorithm(self.name, **{**self.pieces, **pieces})
+        changed: dict[str, Any] = dict(pieces)
+        return replace(self, **changed)
 
     def check_group_size(self, sizes: Sequence[int]) -> None:
         """Refuse groups too small for a group statistic."""
@@ -73,8 +95,18 @@ class Algorithm:
         self.check_group_size(group_size(batch.group_B, batch.n_groups).tolist())
         advantage_BT = self.advantage(batch)
         selected_BT = self.selection(batch, advantage_BT, generator) & batch.mask_BT
-        active_BT = selected_BT if self.penalises_tokens else selected_BT & (advantage_BT != 0)
-        return Plan(advantage_BT, selected_BT, self.aggregation(batch, selected_BT), active_BT)
+        share_BT = self.aggregation(batch, selected_BT)
+        draw_BT = uniform(batch.mask_BT, generator)
+        return Plan(advantage_BT, selected_BT, share_BT, self._active(advantage_BT, selected_BT), draw_BT)
+
+    def _active(self, advantage_BT: Tensor, selected_BT: Tensor) -> Tensor:
+        """Where gradient may arise: at a token with an advantage, or at any token of its row if the surrogate sums."""
+        if self.penalises_tokens:
+            return selected_BT
+        credited_BT = selected_BT & (advantage_BT != 0)
+        if "whole_rows" in self.surrogate.needs:
+            return selected_BT & credited_BT.any(dim=1, keepdim=True)
+        return credited_BT
 
     def weigh(self, scored: Scored) -> Scored:
         """The same rows with the weight piece's weights, 0 where not selected."""
@@ -89,7 +121,8 @@ class Algorithm:
         if self.penalises_tokens:
             loss_BT = loss_BT + self.regulariser(scored)
         keep_BT = scored.selected_BT
-        return TokenLoss(blank(loss_BT, keep_BT), terms.clipped_low_BT & keep_BT, terms.clipped_high_BT & keep_BT)
+        seen = (flag_BT & keep_BT for flag_BT in (terms.clipped_low_BT, terms.clipped_high_BT, terms.bounded_BT))
+        return TokenLoss(blank(loss_BT, keep_BT), *seen)
 
     def parameter_loss(self, matrices: Sequence[Tensor]) -> Tensor | None:
         """The regulariser over the adapter's matrices, 0-d, or None when it is over tokens."""

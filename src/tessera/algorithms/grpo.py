@@ -18,9 +18,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tessera.algorithms.base import Algorithm
-from tessera.algorithms.registry import Config, register
+from tessera.algorithms.registry import Config, kl_or_none, register
 from tessera.pieces import make
-from tessera.pieces.advantage import Std
+from tessera.pieces.advantage import Eps, Std
 from tessera.pieces.regulariser import Strength
 from tessera.pieces.surrogate import Clip
 
@@ -29,7 +29,7 @@ class GRPOConfig(Config):
     """The keys of `algorithm: {name: grpo, ...}`."""
 
     std: Std = "sample"
-    eps: float = Field(1e-4, ge=0)
+    eps: Eps = 1e-4
     clip_low: Clip = 0.2
     clip_high: Clip = 0.2
     beta: Strength = 0.0
@@ -53,6 +53,6 @@ def grpo(config: GRPOConfig) -> Algorithm:
         selection=make("selection", "all"),
         weight=make("weight", "uniform"),
         surrogate=make("surrogate", "clipped_ratio", clip_low=config.clip_low, clip_high=config.clip_high),
-        regulariser=make("regulariser", "kl", beta=config.beta) if config.beta else make("regulariser", "none"),
+        regulariser=kl_or_none(config.beta),
         aggregation=make("aggregation", config.aggregation, **length),
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from tessera.algorithms.base import Algorithm
 from tessera.core.errors import UserError, unknown
-from tessera.pieces import KINDS, STRICT, Piece, make, validate
+from tessera.core.user_code import beside
+from tessera.pieces import KINDS, STRICT, Chain, Piece, make, validate
 
 
 class Config(BaseModel):
@@ -48,11 +50,18 @@ def registered() -> dict[str, Registered]:
     return dict(sorted(_ALGORITHMS.items()))
 
 
-def build(spec: str | Mapping[str, Any]) -> Algorithm:
+def kl_or_none(beta: float) -> Piece:
+    """The KL penalty, or no penalty where its strength is 0: then no reference is needed."""
+    return make("regulariser", "kl", beta=beta) if beta else make("regulariser", "none")
+
+
+def build(spec: str | Mapping[str, Any], folder: Path | None = None) -> Algorithm:
     """Read `name` or `{name: ..., key: ..., piece: ...}` into a composition.
 
-    A key named like a kind of piece exchanges that piece: `weight: {name: uniform}`, or just its name. A key that the
-    algorithm's own configuration has (grpo's `aggregation: token_mean`) is that key.
+    A key named like a kind of piece exchanges that piece: `weight: {name: uniform}`, or just its name; a list of
+    selections acts in turn. A key that the algorithm's own configuration has (grpo's `aggregation: token_mean`) is that
+    key. Pieces that do not fit each other are a UserError that says why. The files of a user's own pieces are looked up
+    in the working directory, then in `folder`.
     """
     settings = _settings("algorithm", spec)
     name = str(settings.pop("name"))
@@ -65,12 +74,34 @@ def build(spec: str | Mapping[str, Any]) -> Algorithm:
         if key not in own:
             raise unknown(f"key of algorithm {name}", str(key), [*own, *KINDS])
     algorithm = entry.compose(validate(entry.config, settings, f"algorithm {name}"))
-    return algorithm.exchange({kind: _piece(kind, value) for kind, value in swaps.items()})
+    return algorithm.exchange({kind: _piece(kind, value, folder) for kind, value in swaps.items()})
 
 
-def _piece(kind: str, value: Any) -> Piece:
+def idle_keys(spec: Mapping[str, Any], folder: Path | None = None) -> list[str]:
+    """Keys of a valid `spec` that differ from their defaults and change nothing beside its other keys."""
+    own, whole = _ALGORITHMS[spec["name"]].config.model_fields, build(spec, folder)
+    changed = [key for key in spec if key in own and spec[key] != own[key].default]
+    return [key for key in changed if _without(spec, key, folder) == whole]
+
+
+def _without(spec: Mapping[str, Any], key: str, folder: Path | None) -> Algorithm | None:
+    """The composition without a key; None where it is needed."""
+    try:
+        return build({k: v for k, v in spec.items() if k != key}, folder)
+    except UserError:
+        return None
+
+
+def _piece(kind: str, value: Any, folder: Path | None) -> Piece | Chain:
+    if kind == "selection" and isinstance(value, list) and value:
+        return Chain(tuple(_one_piece(kind, part, folder) for part in value))
+    return _one_piece(kind, value, folder)
+
+
+def _one_piece(kind: str, value: Any, folder: Path | None) -> Piece:
     settings = _settings(kind, value)
-    return make(kind, str(settings.pop("name")), **{str(k): v for k, v in settings.items()})
+    name = beside(str(settings.pop("name")), folder)
+    return make(kind, name, **{str(k): v for k, v in settings.items()})
 
 
 def _settings(what: str, spec: Any) -> dict[Any, Any]:

@@ -16,9 +16,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from tessera.algorithms.base import Algorithm
-from tessera.algorithms.registry import Config, register
+from tessera.algorithms.registry import Config, kl_or_none, register
 from tessera.pieces import make
-from tessera.pieces.advantage import Std
+from tessera.pieces.advantage import Eps, Std
 from tessera.pieces.regulariser import Strength
 from tessera.pieces.selection import Probability
 
@@ -31,7 +31,7 @@ class SGRPOConfig(Config):
     probability: Probability = 0.15
     beta: Strength = 0.01
     std: Std = "sample"
-    eps: float = Field(1e-4, ge=0)
+    eps: Eps = 1e-4
 
 
 @register("s_grpo", SGRPOConfig)
@@ -44,6 +44,6 @@ def s_grpo(config: SGRPOConfig) -> Algorithm:
         selection=make("selection", "stochastic_prefix", **rule),
         weight=make("weight", "uniform"),
         surrogate=make("surrogate", "detached_ratio"),
-        regulariser=make("regulariser", "kl", beta=config.beta) if config.beta else make("regulariser", "none"),
+        regulariser=kl_or_none(config.beta),
         aggregation=make("aggregation", "sequence_mean"),
     )

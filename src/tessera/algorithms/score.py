@@ -30,6 +30,8 @@ def score_group(
     ref_logp: Tensor | None = None,
     eos_logp: Tensor | None = None,
     mask: Tensor | None = None,
+    entropy: Tensor | None = None,
+    truncated: Tensor | None = None,
     seed: int = 0,
 ) -> Loss:
     """The loss of algorithm `name` on one group of G completions.
@@ -37,7 +39,8 @@ def score_group(
     rewards float [G]; tokens long [G,T]; logp float [G,T], log-probs of the tokens under the policy (may require
     grad); lengths long [G], tokens in each completion; config: the algorithm's keys and pieces, as in a recipe;
     old_logp, ref_logp float [G,T] (default: logp without gradient); eos_logp float [G,T], log pi(EOS | s_t), for
-    algorithms that use it; mask bool [G,T], False where the policy did not write the token; seed of the selection.
+    advantages that use it; mask bool [G,T], False where the policy did not write the token; entropy float [G,T] and
+    truncated bool [G], for selections that use them; seed of the selection and of random weights.
     What lies on a masked or padded position, NaN included, changes nothing. A regulariser over parameters is left
     out: there are none here. A logp in half precision gives a loss in float32. Raises UserError naming the argument
     for an unknown name or key, a shape that does not fit, or a value that is not finite.
@@ -45,16 +48,29 @@ def score_group(
     if config is not None and config.get("name", name) != name:
         raise UserError(f"config names the algorithm {config['name']!r}, but name is {name!r}")
     algorithm = build({**(config or {}), "name": name})
-    optional = {"old_logp": old_logp, "ref_logp": ref_logp, "eos_logp": eos_logp}
-    check_tensors(rewards=rewards, tokens=tokens, logp=logp, lengths=lengths, mask=mask, **optional)
+    optional = {"old_logp": old_logp, "ref_logp": ref_logp, "eos_logp": eos_logp, "entropy": entropy}
+    check_tensors(
+        rewards=rewards, tokens=tokens, logp=logp, lengths=lengths, mask=mask, truncated=truncated, **optional
+    )
     keep = _check(algorithm, rewards, tokens, logp, lengths, mask)
     for label, given in optional.items():
         if given is not None:
             check_shape(label, given, logp.shape, "[G,T]")
             check_finite(label, given, keep)
     logp = logp.to(torch.promote_types(logp.dtype, torch.float32))  # a sum in half precision loses most tokens
-    group_B = torch.zeros(len(lengths), dtype=torch.long)
-    rows = TokenBatch(tokens.cpu(), lengths.cpu(), keep.cpu(), rewards.detach().cpu().double(), group_B, 1)
+    if truncated is not None:
+        check_shape("truncated", truncated, lengths.shape, "[G]")
+    rows = TokenBatch(
+        tokens_BT=tokens.cpu(),
+        lengths_B=lengths.cpu(),
+        mask_BT=keep.cpu(),
+        rewards_B=rewards.detach().cpu().double(),
+        group_B=torch.zeros(len(lengths), dtype=torch.long),
+        n_groups=1,
+        truncated_B=None if truncated is None else truncated.cpu().bool(),
+        entropy_BT=None if entropy is None else entropy.detach().cpu().double(),
+        eos_logp_BT=None if eos_logp is None else eos_logp.detach().cpu().double(),
+    )
     plan = algorithm.plan(rows, generator(seed, "selection")).to(logp.device)
     scored = algorithm.weigh(_scored(plan, logp, old_logp, ref_logp))
     terms = algorithm.token_loss(scored)
@@ -109,6 +125,7 @@ def _scored(plan: Plan, logp: Tensor, old_logp: Tensor | None, ref_logp: Tensor 
         advantage_BT=plan.advantage_BT.to(logp.dtype),
         selected_BT=keep,
         weight_BT=torch.ones_like(fixed_BT),
+        draw_BT=plan.draw_BT.to(logp.dtype),
         group_B=torch.zeros(len(logp), dtype=torch.long, device=logp.device),
         n_groups=1,
     )
@@ -127,6 +144,7 @@ def _metrics(scored: Scored, terms: TokenLoss) -> dict[str, float]:
         "kl": float(kl.mean()),
         "clip_fraction/low": float(terms.clipped_low_BT.sum()) / count,
         "clip_fraction/high": float(terms.clipped_high_BT.sum()) / count,
+        "exponent_bounded": float(terms.bounded_BT.sum()) / count,
         "weight/mean": float(weight.mean()),
         "advantage/mean": float(advantage.mean()),
     }

@@ -32,6 +32,9 @@ class TokenBatch:
     `tokens_BT` [B,T] long; `lengths_B` [B] long, tokens in each row; `mask_BT` [B,T] bool, True where the policy wrote
     the token (False: padding, tool output); `rewards_B` [B] float; `group_B` [B] long, the group of each row, in
     `0..n_groups-1`. A reward beyond ±1e38 counts as ±1e38, so that no difference of rewards overflows in float32.
+
+    Present where a piece needs it: `truncated_B` [B] bool, cut at the length limit; `entropy_BT` [B,T] float, entropy
+    of the policy that sampled, in nats; `eos_logp_BT` [B,T] float, log π(EOS | s_t) of the same policy.
     """
 
     tokens_BT: Tensor
@@ -40,6 +43,9 @@ class TokenBatch:
     rewards_B: Tensor
     group_B: Tensor
     n_groups: int
+    truncated_B: Tensor | None = None
+    entropy_BT: Tensor | None = None
+    eos_logp_BT: Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rewards_B", self.rewards_B.clamp(-LARGEST_REWARD, LARGEST_REWARD))
@@ -62,13 +68,15 @@ class Plan:
 
     `share_BT` is each selected token's part of the step's loss (the aggregation's coefficient, 0 where not selected):
     the loss is `sum(share * token_loss)` however the rows are cut into micro-batches. `active_BT` marks the selected
-    positions whose gradient is not known to be zero; only these are ever scored.
+    positions whose gradient is not known to be zero; only these are ever scored. `draw_BT` holds a uniform number in
+    [0, 1) for every policy token: whatever is random later was drawn here, once for the whole step.
     """
 
     advantage_BT: Tensor
     selected_BT: Tensor
     share_BT: Tensor
     active_BT: Tensor
+    draw_BT: Tensor
 
     def to(self, device: torch.device) -> Plan:
         """The same plan on another device."""
@@ -84,7 +92,8 @@ class Scored:
     """What LEARN sees of some rows: log-probs at the planned positions, zeros elsewhere. All tensors [B,T] unless said.
 
     `logp_BT` carries gradient; `old_BT` (sampling policy) and `ref_BT` (reference policy) do not. `weight_BT` scales
-    the numerator only. `group_B` [B] and `n_groups` say which rows belong together.
+    the numerator only. `draw_BT` are the plan's uniform numbers. `group_B` [B] and `n_groups` say which rows belong
+    together.
     """
 
     logp_BT: Tensor
@@ -93,6 +102,7 @@ class Scored:
     advantage_BT: Tensor
     selected_BT: Tensor
     weight_BT: Tensor
+    draw_BT: Tensor
     group_B: Tensor
     n_groups: int
 

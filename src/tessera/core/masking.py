@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 LARGEST_EXPONENT = 60.0
 
@@ -28,6 +28,17 @@ def group_sum(x_B: Tensor, group_B: Tensor, n_groups: int) -> Tensor:
     return torch.zeros(n_groups, dtype=x_B.dtype, device=x_B.device).index_add(0, group_B, x_B)
 
 
+def group_mean(x_BT: Tensor, keep_BT: Tensor, group_B: Tensor, n_groups: int) -> Tensor:
+    """[n_groups] mean of `x` over the True positions of each group's rows; 0 where there is none."""
+    count = group_sum(row_count(keep_BT), group_B, n_groups).clamp(min=1)
+    return group_sum(blank(x_BT, keep_BT).sum(dim=1), group_B, n_groups) / count
+
+
+def of_rows(x: Tensor, group_B: Tensor) -> Tensor:
+    """[n_groups] -> [B,1], the value of each row's group."""
+    return x[group_B][:, None]
+
+
 def group_size(group_B: Tensor, n_groups: int) -> Tensor:
     """[n_groups] number of rows in each group, as long."""
     return torch.bincount(group_B, minlength=n_groups)
@@ -37,6 +48,13 @@ def group_extreme(x_B: Tensor, group_B: Tensor, n_groups: int, which: str) -> Te
     """[B] -> [n_groups], the `"amin"` or `"amax"` over each group (no group is empty)."""
     start = torch.zeros(n_groups, dtype=x_B.dtype, device=x_B.device)
     return start.scatter_reduce(0, group_B, x_B, reduce=which, include_self=False)
+
+
+def uniform(mask_BT: Tensor, generator: Generator) -> Tensor:
+    """[B,T] float64 uniform draws at the True positions, taken row by row, so that padding moves none; 1 elsewhere."""
+    drawn_BT = torch.ones(mask_BT.shape, dtype=torch.float64)
+    drawn_BT[mask_BT] = torch.rand(int(mask_BT.sum()), generator=generator, dtype=torch.float64)
+    return drawn_BT
 
 
 def policy_position(mask_BT: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Rollout:
     `ids` are the tokens after the prompt; `sampled[t]` is True where the policy wrote `ids[t]`, and only there is
     `logprobs[t]` a log-probability (elsewhere None: not scored is not zero). `text` is the assistant's whole turn,
     prefill included. `error` holds the text of a reward that failed; such a rollout has reward None and takes no
-    part in training.
+    part in training. `reward` is what training sees; `unshaped` is what the task gave, where a penalty was added to it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -73,6 +73,12 @@ class Rollout:
     reward: float | None
     components: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    unshaped: float | None = None
+
+    @property
+    def earned(self) -> float | None:
+        """The task's own reward: what success is measured by."""
+        return self.reward if self.unshaped is None else self.unshaped
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,16 @@ Each module registers pure functions under a name; importing this package regist
 """
 
 from tessera.pieces import advantage, aggregation, regulariser, selection, surrogate, weight
-from tessera.pieces.registry import KINDS, STRICT, Piece, make, names, piece, validate
+from tessera.pieces.registry import KINDS, STRICT, Chain, Piece, giving, make, names, piece, validate
 
 __all__ = [
     "KINDS",
     "STRICT",
+    "Chain",
     "Piece",
     "advantage",
     "aggregation",
+    "giving",
     "make",
     "names",
     "piece",

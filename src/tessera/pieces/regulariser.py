@@ -35,6 +35,21 @@ def kl(scored: Scored, *, beta: Strength = 0.01, estimator: Literal["k1", "k2", 
     return beta * kl_estimate(scored.ref_BT - scored.logp_BT, estimator)
 
 
+@piece("regulariser", "weighted_kl", "ref_logp", "positive_weight")
+def weighted_kl(scored: Scored, *, beta: Strength = 0.001) -> Tensor:
+    """beta (w r - log(w r) - 1), r = exp(ref - logp) (TR-GRPO as printed, arXiv:2511.00066, Eq. 11).
+
+    Where w is not 1 it does not vanish at the reference: it pulls towards log π = log π_ref + log w.
+    """
+    return beta * kl_estimate(scored.ref_BT - scored.logp_BT + scored.weight_BT.log())
+
+
+@piece("regulariser", "scaled_kl", "ref_logp")
+def scaled_kl(scored: Scored, *, beta: Strength = 0.001) -> Tensor:
+    """beta w (r - log r - 1), r = exp(ref - logp): the penalty that TR-GRPO's gradient (Eq. 13) is the gradient of."""
+    return beta * scored.weight_BT * kl_estimate(scored.ref_BT - scored.logp_BT)
+
+
 def kl_estimate(difference_BT: Tensor, estimator: Literal["k1", "k2", "k3"] = "k3") -> Tensor:
     """The estimator itself, from d = ref - logp [B,T]; k3 through expm1, exact near 0, with d held at most 60."""
     if estimator == "k1":

@@ -5,6 +5,7 @@ Every function takes (batch, advantage_BT, generator) and returns bool [B,T], a 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -12,13 +13,14 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from tessera.core.batch import TokenBatch
-from tessera.core.masking import policy_position
+from tessera.core.errors import UserError
+from tessera.core.masking import policy_position, uniform
 from tessera.pieces.registry import piece
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-@piece("selection", "all")
+@piece("selection", "all", gives=("whole_rows",))
 def every_token(batch: TokenBatch, advantage_BT: Tensor, generator: Generator) -> Tensor:
     """Every token the policy wrote."""
     return batch.mask_BT
@@ -41,13 +43,13 @@ def stochastic_prefix(
     """
     position_BT = policy_position(batch.mask_BT)
     late_BT = batch.mask_BT & (position_BT >= cutoff)
-    drawn_BT = late_BT & (_uniform(batch.mask_BT, generator) < probability)
+    drawn_BT = late_BT & (uniform(batch.mask_BT, generator) < probability)
     early_B1 = (batch.mask_BT & ~late_BT).sum(dim=1, keepdim=True)
     room_BT = early_B1 + drawn_BT.long().cumsum(dim=1) <= max_selected
     return (batch.mask_BT & ~late_BT) | (drawn_BT & room_BT)
 
 
-@piece("selection", "unique_pairs")
+@piece("selection", "unique_pairs", "by_prefix")
 def unique_pairs(
     batch: TokenBatch,
     advantage_BT: Tensor,
@@ -71,8 +73,56 @@ def unique_pairs(
     return first_BT & (advantage_BT != 0) if pairs == "informative" else first_BT
 
 
-def _uniform(mask_BT: Tensor, generator: Generator) -> Tensor:
-    """[B,T] uniform draws at the True positions, taken row by row; 1 elsewhere."""
-    drawn_BT = torch.ones(mask_BT.shape, dtype=torch.float64)
-    drawn_BT[mask_BT] = torch.rand(int(mask_BT.sum()), generator=generator, dtype=torch.float64)
-    return drawn_BT
+@piece("selection", "complete", "truncated", gives=("whole_rows",))
+def complete(batch: TokenBatch, advantage_BT: Tensor, generator: Generator) -> Tensor:
+    """Every token of the completions that ended by themselves; none of those cut at the length limit.
+
+    A completion that was cut still counts in its group's statistics and as a completion in `sequence_mean`
+    (DAPO's overlong filtering, arXiv:2503.14476, sec. 3.4).
+    """
+    return batch.mask_BT & ~_known(batch.truncated_B, "complete", "truncated")[:, None]
+
+
+@piece("selection", "high_entropy", "entropy")
+def high_entropy(
+    batch: TokenBatch,
+    advantage_BT: Tensor,
+    generator: Generator,
+    *,
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.2,
+    scope: Literal["step", "group"] = "step",
+) -> Tensor:
+    """The `fraction` of tokens, rounded up, at which the policy's entropy is highest (arXiv:2506.01939, Eq. 5-6).
+
+    Counted over the whole optimiser step or over each group; tokens that tie with the last one are in as well.
+    """
+    entropy_BT = _known(batch.entropy_BT, "high_entropy", "entropy")
+    chosen_BT = torch.zeros_like(batch.mask_BT)
+    whole = torch.zeros_like(batch.group_B)
+    of_B, n = (whole, 1) if scope == "step" else (batch.group_B, batch.n_groups)
+    for g in range(n):
+        among_BT = batch.mask_BT & (of_B == g)[:, None]
+        values = entropy_BT[among_BT]
+        if len(values):
+            least = values.sort(descending=True).values[_count(fraction, len(values)) - 1]
+            chosen_BT |= among_BT & (entropy_BT >= least)
+    return chosen_BT
+
+
+@piece("selection", "random_fraction")
+def random_fraction(
+    batch: TokenBatch, advantage_BT: Tensor, generator: Generator, *, fraction: Probability = 0.2
+) -> Tensor:
+    """Each policy token with probability `fraction`, independently: the control for every other selection."""
+    return batch.mask_BT & (uniform(batch.mask_BT, generator) < fraction)
+
+
+def _known(x: Tensor | None, selection: str, name: str) -> Tensor:
+    if x is None:
+        raise UserError(f"selection {selection} needs {name}, which was not given")
+    return x
+
+
+def _count(fraction: float, total: int) -> int:
+    """`fraction` of `total`, rounded up; a product that only rounding put above a whole number is that number."""
+    return max(1, math.ceil(fraction * total - 1e-9 * total))

@@ -30,18 +30,22 @@ class Row(NamedTuple):
 
 class Scores(NamedTuple):
     """Of the planned tokens, row by row: `logp_N` [N], log-probs; `entropy_N` [N], the distribution's entropy in nats,
-    without gradient; `likeliest_N` bool [N], whether no token was likelier. Floats are at least float32.
+    without gradient; `likeliest_N` bool [N], whether no token was likelier; `eos_logp_N` [N], the log-prob of ending
+    there, summed over the ids that end a text, without gradient (-inf: no such ids were given). Floats are at least
+    float32.
     """
 
     logp_N: Tensor
     entropy_N: Tensor
     likeliest_N: Tensor
+    eos_logp_N: Tensor
 
 
-def score(model: Any, rows: Sequence[Row], *, temperature: float = 1.0) -> Scores:
+def score(model: Any, rows: Sequence[Row], *, temperature: float = 1.0, eos_ids: Sequence[int] = ()) -> Scores:
     """Log-probs of the distribution softmax(logits / temperature) at every planned position of `rows`.
 
-    Every row plans at least one position. Carries gradient when the caller's context does.
+    Every row plans at least one position. `eos_ids` are the tokens whose probabilities make up `eos_logp_N`. Carries
+    gradient when the caller's context does.
     """
     causal = causal_lm(model)
     hidden_NH, label_N = _planned_hidden(causal, rows)
@@ -49,7 +53,7 @@ def score(model: Any, rows: Sequence[Row], *, temperature: float = 1.0) -> Score
     several = len(label_N) > HEAD_CHUNK and torch.is_grad_enabled()
     for h, y in zip(hidden_NH.split(HEAD_CHUNK), label_N.split(HEAD_CHUNK), strict=True):
         # With several chunks each is computed again in backward, so that one chunk's logits exist at a time.
-        args = (causal, h, y, temperature)
+        args = (causal, h, y, temperature, tuple(eos_ids))
         chunks.append(checkpoint(_head, *args, use_reentrant=False) if several else _head(*args))
     return Scores(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
@@ -88,11 +92,14 @@ def _planned_hidden(causal: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     return hidden_BTH[row_N, position_N], label_N
 
 
-def _head(causal: Any, hidden_NH: Tensor, label_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _head(
+    causal: Any, hidden_NH: Tensor, label_N: Tensor, temperature: float, eos_ids: tuple[int, ...]
+) -> tuple[Tensor, ...]:
     logits_NV = logits(causal, hidden_NH) / temperature
     norm_N = logits_NV.logsumexp(dim=-1)
     logit_N = logits_NV.gather(1, label_N[:, None])[:, 0]
     with torch.no_grad():
         entropy_N = norm_N - (torch.softmax(logits_NV, dim=-1) * logits_NV).sum(dim=-1)
         likeliest_N = logit_N >= logits_NV.amax(dim=-1)
-    return logit_N - norm_N, entropy_N, likeliest_N
+        eos_logp_N = logits_NV[:, list(eos_ids)].logsumexp(dim=-1) - norm_N
+    return logit_N - norm_N, entropy_N, likeliest_N, eos_logp_N

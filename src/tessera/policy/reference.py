@@ -45,7 +45,7 @@ class Reference:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within the context the model is the reference, without dropout, and no gradient is recorded."""
-        with torch.no_grad(), _evaluating(self.model):
+        with torch.no_grad(), evaluating(self.model):
             if self.state is None:
                 with self.model.disable_adapter():
                     yield
@@ -63,7 +63,8 @@ class Reference:
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Within the context no module of the model is in training mode: no dropout."""
     live = [module for module in model.modules() if module.training]
     for module in live:
         module.training = False

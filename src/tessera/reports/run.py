@@ -20,7 +20,7 @@ from tessera.reports.environment import environment
 from tessera.reports.files import atomic_write, reason, stops_run
 from tessera.reports.lock import FolderLock
 
-ROWS = ("metrics.jsonl", "completions.jsonl")
+ROWS = ("metrics.jsonl", "completions.jsonl", "diagnostics.jsonl")
 CONTENTS = ("recipe.yaml", *ROWS, "checkpoints", "adapter", "summary.json", "report.html")
 
 
@@ -133,6 +133,10 @@ class RunFolder:
     def log_completions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to completions.jsonl and flush."""
         self._append("completions.jsonl", rows)
+
+    def log_diagnostics(self, row: Mapping[str, Any]) -> None:
+        """Append one row to diagnostics.jsonl and flush."""
+        self._append("diagnostics.jsonl", [row])
 
     def truncate_after(self, step: int) -> None:
         """Forget what came after `step`: rows with a greater step, a torn last line, and the summary of them all."""

@@ -38,8 +38,8 @@ class ReplayBuffer:
         for group in groups:
             prefix = group.prompt_ids[prompt_lengths[group.problem.id] :]
             for rollout in group.rollouts:
-                if rollout.reward is not None:
-                    self._entries.append(Remembered(group.problem.id, prefix + rollout.ids, rollout.reward))
+                if (earned := rollout.earned) is not None:
+                    self._entries.append(Remembered(group.problem.id, prefix + rollout.ids, earned))
 
     def draw(self, outcome: Outcome, problems: Mapping[str, Problem], generator: Generator) -> Start | None:
         """A start inside a random completion of that outcome, or None when there is none.

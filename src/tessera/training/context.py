@@ -134,6 +134,11 @@ class RunContext:
             for rollout in group.rollouts
         )
 
+    def log_diagnostics(self, found: Mapping[str, Any]) -> None:
+        """Write a row of diagnostics."""
+        stage = self.stage_names[self.state.stage]
+        self.folder.log_diagnostics({"step": self.state.step, "stage": stage, **found})
+
     def prompt_text(self, group: Group) -> str:
         """The group's prompt as the model read it, special tokens shown."""
         tokenizer: Any = self.policy.tokenizer

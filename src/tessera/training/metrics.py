@@ -25,7 +25,7 @@ def of_rewards(groups: Sequence[Group], success: float) -> Row:
         **{f"reward/{name}": _mean([r.components[name] for r in rollouts if name in r.components]) for name in names},
         "reward/mean": _mean(rewards),
         "reward/std": statistics.pstdev(rewards) if rewards else None,
-        "accuracy": sum(reward >= success for reward in rewards) / len(rollouts),
+        "accuracy": sum(r.earned is not None and r.earned >= success for r in rollouts) / len(rollouts),
         "truncation_rate": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
         "completion_length/mean": statistics.fmean(lengths),
         "completion_length/max": max(lengths),
@@ -49,10 +49,12 @@ def of_tokens(groups: Sequence[Group], replayed: Sequence[Group], updates: Seque
 def of_updates(updates: Sequence[Update]) -> Row:
     """Loss, gradient and what was seen at the scored tokens. None where nothing was scored."""
     made = [update for update in updates if update.grad_norm is not None]
-    scored = sum(update.scored for update in made)
     weight, advantage = _joined(u.tokens.weight for u in made), _joined(u.tokens.advantage for u in made)
+    scored = len(weight)  # tokens with gradient; Update.scored also counts passes without
     mismatch = _joined(u.tokens.mismatch for u in made)
-    low, high = (sum(getattr(u.tokens, name) for u in made) for name in ("clipped_low", "clipped_high"))
+    low, high, bounded = (
+        sum(getattr(u.tokens, name) for u in made) for name in ("clipped_low", "clipped_high", "bounded")
+    )
     return {
         "updates": len(made),
         "loss": _mean([update.loss for update in made]),
@@ -61,6 +63,7 @@ def of_updates(updates: Sequence[Update]) -> Row:
         "entropy": _tensor_mean(_joined(u.tokens.entropy for u in made)),
         "clip_fraction/low": low / scored if scored else None,
         "clip_fraction/high": high / scored if scored else None,
+        "exponent_bounded": bounded / scored if scored else None,
         "weight/min": float(weight.min()) if scored else None,
         "weight/mean": _tensor_mean(weight),
         "weight/max": float(weight.max()) if scored else None,

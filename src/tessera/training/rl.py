@@ -17,13 +17,15 @@ from tessera.policy.reference import Reference
 from tessera.rollout.collect import Start
 from tessera.rollout.engine import Sampling
 from tessera.rollout.replay import Outcome, ReplayBuffer
+from tessera.rollout.shaping import overlong
 from tessera.training import metrics
 from tessera.training.context import RunContext
+from tessera.training.diagnostics import diagnose
 from tessera.training.optimizer import Optimizer
 from tessera.training.sampler import ProblemSampler
 from tessera.training.sentinels import Sentinels
 from tessera.training.settings import RLStage
-from tessera.training.step import Learner, Update
+from tessera.training.step import Learner, Planned, Update
 
 
 class RLRunner:
@@ -51,18 +53,18 @@ class RLRunner:
             self.reference,
             temperature=float(score_at),
             budget=settings.tokens_per_microbatch,
+            eos_ids=sorted(run.policy.eos_ids),
         )
 
     def step(self) -> str | None:
         """Rollouts, the update, the replays and their updates; returns why the stage ends now, if it does."""
         began, self._sync_seconds = time.perf_counter(), 0.0
         rate = self.optimizer.at_step(self.run.state.stage_step)
-        problems = [self.run.task.train[i] for i in self.sampler.take(self.settings.prompts_per_step)]
         self._sync()
         with self.run.interrupt.immediate():
-            groups = self._collect([Start(problem) for problem in problems], "rollout")
+            groups, trained = self._rollouts()
             self.sentinels.spread(groups)
-        updates, replays, skipped = [self._update(groups, "plan")], [], 0
+        updates, replays, skipped = self._update(trained, "plan", diagnosed=True), [], 0
         if self._alike:
             self.sentinels.mismatch(updates[0].tokens.mismatch)
         self._remember(groups, first=True)
@@ -73,11 +75,12 @@ class RLRunner:
                 continue
             self._sync()
             group = self._collect([start], "replay-rollout", n)
-            updates.append(self._update(group, "replay-plan", n))
+            updates.extend(self._update(group, "replay-plan", n))
             replays.append((outcome, group[0]))
             self._remember(group)
         self._refresh_reference()
-        self._log(groups, replays, updates, {"replay/skipped": skipped, "learning_rate": rate}, began)
+        extra = {"groups/dropped": len(groups) - len(trained), "replay/skipped": skipped, "learning_rate": rate}
+        self._log(groups, replays, updates, extra, began)
         return self._stop()
 
     def finish(self) -> None:
@@ -108,22 +111,56 @@ class RLRunner:
         self.sentinels.engine_current(self.run.engine.fingerprint(), self.run.policy.fingerprint())
         self._sync_seconds += time.perf_counter() - began
 
+    def _rollouts(self) -> tuple[list[Group], list[Group]]:
+        """The step's groups, and those that it trains on: with dynamic sampling the ones with a spread of rewards."""
+        wanted, dynamic = self.settings.prompts_per_step, self.settings.dynamic_sampling
+        groups: list[Group] = []
+        trained: list[Group] = []
+        for n in range(dynamic.max_rounds if dynamic else 1):
+            problems = [self.run.task.train[i] for i in self.sampler.take(wanted - len(trained))]
+            fresh = self._collect([Start(problem) for problem in problems], "rollout", *([n] if n else []))
+            groups += fresh
+            trained += [group for group in fresh if not dynamic or len(set(group.rewards)) > 1]
+            if len(trained) == wanted:
+                break
+        return groups, trained
+
     def _collect(self, starts: Sequence[Start], *names: str | int) -> list[Group]:
         # A restarted completion may grow as long as any other, not longer: the context was checked for that length.
         left = self.settings.max_new_tokens - max(len(start.prefix_ids) for start in starts)
         sampling = Sampling(max_new_tokens=left, temperature=self.settings.temperature)
         groups = self.run.collector.collect(starts, self.settings.group_size, sampling, self.run.seed_of(*names))
+        if self.settings.overlong:
+            rule = {"limit": self.settings.max_new_tokens, **self.settings.overlong.model_dump()}
+            groups = [overlong(g, len(s.prefix_ids), **rule) for g, s in zip(groups, starts, strict=True)]
         self.run.log_groups(groups)  # before anything can stop the run over them
         self.sentinels.rewards(groups)
         return groups
 
-    def _update(self, groups: Sequence[Group], *names: str | int) -> Update:
+    def _update(self, groups: Sequence[Group], *names: str | int, diagnosed: bool = False) -> list[Update]:
+        """Plan once, and make every inner update of the rollouts."""
+        planned = self.learner.plan(groups, generator(self.run.seed_of(*names)))
+        every = self.settings.diagnostics_every
+        if diagnosed and every and self.run.state.stage_step % every == 0:
+            found = diagnose(
+                self.learner.algorithm, *self.learner.whole_step(planned), planned.batch.tokens_BT, self._text
+            )
+            self.run.log_diagnostics(found)
+        return [
+            self._inner_update(planned, *names, *([n] if n else [])) for n in range(self.settings.updates_per_rollout)
+        ]
+
+    def _inner_update(self, planned: Planned, *names: str | int) -> Update:
         before = None if self.sentinels.moved else self.run.policy.fingerprint()
         with self.run.learning(*names):
-            update = self.learner.update(groups, generator(self.run.seed_of(*names)))
+            update = self.learner.update(planned)
         if before is not None and update.carried_credit:
             self.sentinels.weights_moved(before, self.run.policy.fingerprint())
         return update
+
+    def _text(self, token: int) -> str:
+        tokenizer: Any = self.run.policy.tokenizer
+        return str(tokenizer.decode([token]))
 
     def _replays(self) -> list[Outcome]:
         success: Outcome = "success"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tessera.policy.reference import ReferenceKind
 
@@ -49,6 +49,23 @@ class PlateauSettings(Settings):
     rise: float = Field(0.01, ge=0)
 
 
+class DynamicSamplingSettings(Settings):
+    """Groups whose rewards are all equal are replaced by fresh problems (DAPO, arXiv:2503.14476, Eq. 11).
+
+    At most `max_rounds` times a step are rollouts sampled; the step then trains on the groups that it has.
+    """
+
+    max_rounds: int = Field(4, gt=1)
+
+
+class OverlongSettings(Settings):
+    """DAPO's soft overlong punishment (arXiv:2503.14476, Eq. 13): the last `buffer` tokens before `max_new_tokens` cost
+    linearly up to `penalty`, added to the reward as its component `overlong`."""
+
+    buffer: int = Field(gt=0)
+    penalty: float = Field(1.0, gt=0)
+
+
 class SentinelSettings(Settings):
     """The limits of the watchers; see tessera.training.sentinels for what each one does."""
 
@@ -91,7 +108,9 @@ class RLStage(_Stage):
 
     `score_temperature: sampling` takes log-probs of the distribution sampled from. `reference` is the policy at the
     start of the stage or the model without adapter, taken anew every `refresh_reference` steps when given.
-    `keep_best` ends the stage with the adapter of the best validation accuracy, seen every `evaluate_every` steps.
+    `updates_per_rollout` are the inner updates made with one batch of rollouts; from the second on ratios are not 1.
+    `diagnostics_every` writes what the papers look at to diagnostics.jsonl. `keep_best` ends the stage with the adapter
+    of the best validation accuracy, seen every `evaluate_every` steps.
     """
 
     kind: Literal["rl"] = "rl"
@@ -99,7 +118,10 @@ class RLStage(_Stage):
     algorithm: dict[str, Any]
     prompts_per_step: int = Field(1, gt=0)
     group_size: int = Field(8, gt=0)
+    updates_per_rollout: int = Field(1, gt=0)
     max_new_tokens: int = Field(300, gt=0)
+    dynamic_sampling: DynamicSamplingSettings | None = None
+    overlong: OverlongSettings | None = None
     temperature: float = Field(1.0, gt=0)
     score_temperature: Literal["sampling"] | Annotated[float, Field(gt=0)] = "sampling"
     reference: ReferenceKind = "start_of_stage"
@@ -109,6 +131,15 @@ class RLStage(_Stage):
     sentinels: SentinelSettings = SentinelSettings()
     evaluate_every: int | None = Field(None, gt=0)
     keep_best: bool = False
+    diagnostics_every: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _buffer_fits(self) -> RLStage:
+        if self.overlong and self.overlong.buffer > self.max_new_tokens:
+            raise ValueError(
+                f"overlong.buffer = {self.overlong.buffer} must not be above max_new_tokens = {self.max_new_tokens}"
+            )
+        return self
 
     @field_validator("algorithm", mode="before")
     @classmethod

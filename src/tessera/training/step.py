@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from tessera.algorithms.base import Algorithm
-from tessera.core.batch import Plan, Scored, make_batch
+from tessera.algorithms.base import Algorithm, TokenLoss
+from tessera.core.batch import Plan, Scored, TokenBatch, make_batch
 from tessera.core.errors import RunStopped
 from tessera.core.types import Group, Rollout
 from tessera.policy.adapters import adapter_matrices
 from tessera.policy.logprobs import Row, Scores, score
-from tessera.policy.reference import Reference
+from tessera.policy.reference import Reference, evaluating
 from tessera.training.batching import micro_batches
 from tessera.training.optimizer import Optimizer
 
@@ -32,6 +32,7 @@ class TokenStats:
     mismatch: list[Tensor] = field(default_factory=list)
     clipped_low: int = 0
     clipped_high: int = 0
+    bounded: int = 0
 
 
 @dataclass
@@ -51,19 +52,25 @@ class Update:
         return any(bool(advantage.any()) for advantage in self.tokens.advantage)
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """The rollouts that are scored, their rows for the model, and their part of the plan [B,T]."""
+@dataclass
+class Planned:
+    """Rollouts with their plan [B,T], and `old`: log-probs at each row's active positions in the first update."""
 
     rollouts: list[Rollout]
-    rows: list[Row]
+    batch: TokenBatch
     plan: Plan
-    group_B: Tensor
-    n_groups: int
+    old: dict[int, Tensor] = field(default_factory=dict)
+    scored: int = 0  # positions scored to make the plan
+
+    def rows(self, where_BT: Tensor) -> dict[int, Row]:
+        """By index, the rows with a position in `where_BT`, to be scored there."""
+        positions = (tuple(t for t, on in enumerate(line) if on) for line in where_BT.tolist())
+        both = enumerate(zip(self.rollouts, positions, strict=True))
+        return {i: Row(r.prompt_ids, r.ids, at) for i, (r, at) in both if at}
 
 
 class Learner:
-    """Turns groups into updates of `model`, the policy."""
+    """Turns groups into updates of `model`, the policy. `eos_ids` are the tokens that end a text."""
 
     def __init__(
         self,
@@ -74,6 +81,7 @@ class Learner:
         *,
         temperature: float,
         budget: int,
+        eos_ids: Sequence[int] = (),
     ) -> None:
         self.model = model
         self.algorithm = algorithm
@@ -81,47 +89,114 @@ class Learner:
         self.reference = reference
         self.temperature = temperature
         self.budget = budget
+        self.eos_ids = tuple(eos_ids)
 
-    def update(self, groups: Sequence[Group], generator: Generator) -> Update:
-        """PLAN, SCORE the planned positions, LEARN. Rollouts without a reward take no part."""
-        done = Update()
+    def plan(self, groups: Sequence[Group], generator: Generator) -> Planned:
+        """PLAN for the rollouts that have a reward, those of groups too small for a group statistic left out."""
         kept = [[r for r in group.rollouts if r.reward is not None] for group in groups]
         needed = 2 if "group" in self.algorithm.needs else 1
-        planned = self._plan([rollouts for rollouts in kept if len(rollouts) >= needed], generator)
-        done.contributing = sum(len(row.positions) for row in planned.rows)
-        if not planned.rows:
+        kept = [rollouts for rollouts in kept if len(rollouts) >= needed]
+        rollouts = [r for group in kept for r in group]
+        of_group = [g for g, group in enumerate(kept) for _ in group]
+        rewards = [float(r.reward or 0) for r in rollouts]
+        batch = make_batch([r.ids for r in rollouts], [r.sampled for r in rollouts], rewards, of_group)
+        batch = replace(
+            batch, truncated_B=torch.tensor([r.finish_reason == "length" for r in rollouts], dtype=torch.bool)
+        )
+        scored = int(batch.mask_BT.sum()) if self._policy_needed else 0
+        plan = self.algorithm.plan(self._with_policy(rollouts, batch), generator)
+        return Planned(rollouts, batch, plan, scored=scored)
+
+    def update(self, planned: Planned) -> Update:
+        """SCORE the planned positions, LEARN, step.
+
+        A further call with the same plan is an inner update: its ratios are to the policy of the first call, and its
+        tokens are counted as contributing no second time.
+        """
+        done = Update(scored=planned.scored)
+        planned.scored = 0
+        rows = planned.rows(planned.plan.active_BT)
+        done.contributing = 0 if planned.old else sum(len(row.positions) for row in rows.values())
+        if not rows:
             return done
-        for part in micro_batches(planned.rows, self.budget):
-            self._micro_batch(planned, part, done)
+        weight_BT = self._whole_step_weights(planned, done)
+        for part in self._parts(rows):
+            self._micro_batch(planned, {i: rows[i] for i in part}, weight_BT, done)
         done.loss += self._parameter_loss(done)
         done.grad_norm = self.optimizer.update(done.loss)
         return done
 
-    def _plan(self, groups: Sequence[list[Rollout]], generator: Generator) -> _Planned:
-        rollouts = [r for group in groups for r in group]
-        of_group = [g for g, group in enumerate(groups) for _ in group]
-        batch = make_batch(
-            [r.ids for r in rollouts], [r.sampled for r in rollouts], [float(r.reward or 0) for r in rollouts], of_group
-        )
-        plan = self.algorithm.plan(batch, generator)
-        active = plan.active_BT.tolist()
-        rows = [
-            Row(r.prompt_ids, r.ids, tuple(t for t, on in enumerate(line) if on))
-            for r, line in zip(rollouts, active, strict=True)
-        ]
-        keep = [i for i, row in enumerate(rows) if row.positions]
-        return _Planned(
-            [rollouts[i] for i in keep], [rows[i] for i in keep], plan.rows(keep), batch.group_B[keep], batch.n_groups
-        )
+    def whole_step(self, planned: Planned) -> tuple[Scored, Tensor]:
+        """Every selected token as LEARN would see it, weighed, and its entropy [B,T]; no gradient, on the CPU."""
+        where_BT = planned.plan.selected_BT
+        logp_BT, entropy_BT, _ = self._everywhere(planned, where_BT)
+        ref_BT = logp_BT
+        if self.reference is not None:
+            with self.reference.active():
+                ref_BT, _, _ = self._everywhere(planned, where_BT)
+        old_BT = logp_BT.clone()
+        for i, old in planned.old.items():
+            old_BT[i, planned.plan.active_BT[i]] = old
+        every = list(range(len(planned.rollouts)))
+        scored = self.algorithm.weigh(_tokens(planned, every, where_BT, (logp_BT, old_BT, ref_BT)))
+        return scored, entropy_BT
 
-    def _micro_batch(self, planned: _Planned, part: list[int], done: Update) -> None:
-        rows = [planned.rows[i] for i in part]
+    @property
+    def _policy_needed(self) -> bool:
+        return not self.algorithm.needs.isdisjoint({"entropy", "eos_logp"})
+
+    def _with_policy(self, rollouts: list[Rollout], batch: TokenBatch) -> TokenBatch:
+        """The batch with what a plan may need to know of the policy."""
+        if not self._policy_needed:
+            return batch
+        unplanned = Planned(rollouts, batch, Plan(*[batch.mask_BT] * 5))
+        _, entropy_BT, eos_logp_BT = self._everywhere(unplanned, batch.mask_BT)
+        return replace(batch, entropy_BT=entropy_BT, eos_logp_BT=eos_logp_BT)
+
+    def _parts(self, rows: dict[int, Row]) -> list[list[int]]:
+        index = list(rows)
+        return [[index[k] for k in part] for part in micro_batches(list(rows.values()), self.budget)]
+
+    def _everywhere(self, planned: Planned, where_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-prob, entropy and log-prob of ending at the positions `where_BT`, without gradient; 0 elsewhere."""
+        rows = planned.rows(where_BT)
+        found = [torch.zeros(where_BT.shape, dtype=torch.float64) for _ in range(3)]
+        with torch.no_grad(), evaluating(self.model):
+            for part in self._parts(rows):
+                s = score(self.model, [rows[i] for i in part], temperature=self.temperature, eos_ids=self.eos_ids)
+                for field_BT, values_N in zip(found, (s.logp_N, s.entropy_N, s.eos_logp_N), strict=True):
+                    field_BT[part] = _spread(values_N.double().cpu(), where_BT[part])
+        return found[0], found[1], found[2]
+
+    def _whole_step_weights(self, planned: Planned, done: Update) -> Tensor | None:
+        """Weights [B,T] that compare the tokens of the whole step, taken before the first backward."""
+        if "statistics" not in self.algorithm.weight.needs:
+            return None
         began = time.perf_counter()
-        reference = self._reference_scores(rows)
-        scores = score(self.model, rows, temperature=self.temperature)
+        where_BT = planned.plan.selected_BT
+        logp_BT, _, _ = self._everywhere(planned, where_BT)
+        every = list(range(len(planned.rollouts)))
+        weight_BT = self.algorithm.weigh(_tokens(planned, every, where_BT, (logp_BT,) * 3)).weight_BT
+        done.scored += int(where_BT.sum())
+        done.seconds["scoring"] += time.perf_counter() - began
+        return weight_BT
+
+    def _micro_batch(self, planned: Planned, rows: dict[int, Row], weight_BT: Tensor | None, done: Update) -> None:
+        part, lines = list(rows), list(rows.values())
+        began = time.perf_counter()
+        reference = self._reference_scores(lines)
+        scores = score(self.model, lines, temperature=self.temperature)
         if not scores.logp_N.requires_grad:
             raise RunStopped("no log-prob depends on a trainable parameter: the adapter is switched off or frozen")
-        scored = self.algorithm.weigh(self._scored(planned, part, scores, reference))
+        first = part[0] not in planned.old
+        if first:  # the policy of the first update is the one that sampled
+            counts = [len(row.positions) for row in lines]
+            planned.old.update(zip(part, scores.logp_N.detach().cpu().split(counts), strict=True))
+        scored = self._scored(planned, part, scores, reference)
+        if weight_BT is None:
+            scored = self.algorithm.weigh(scored)
+        else:
+            scored = replace(scored, weight_BT=weight_BT[part][:, : scored.logp_BT.shape[1]].to(scored.logp_BT))
         terms = self.algorithm.token_loss(scored)
         share_BT = planned.plan.rows(part).share_BT[:, : terms.loss_BT.shape[1]].to(terms.loss_BT)
         loss = (share_BT * terms.loss_BT).sum()
@@ -131,11 +206,11 @@ class Learner:
         done.scored += len(scores.logp_N)
         done.seconds["scoring"] += middle - began
         done.seconds["backward"] += time.perf_counter() - middle
-        _gather(done.tokens, scored, scores, [planned.rollouts[i] for i in part], rows)
+        _gather(done.tokens, scored, scores, terms)
+        if first:
+            done.tokens.mismatch.append(_mismatch([planned.rollouts[i] for i in part], lines, scores))
         if reference is not None:
             done.tokens.kl.append(_kl(scored))
-        done.tokens.clipped_low += int(terms.clipped_low_BT.sum())
-        done.tokens.clipped_high += int(terms.clipped_high_BT.sum())
 
     def _reference_scores(self, rows: list[Row]) -> Tensor | None:
         if self.reference is None:
@@ -143,28 +218,15 @@ class Learner:
         with self.reference.active():
             return score(self.model, rows, temperature=self.temperature).logp_N
 
-    def _scored(self, planned: _Planned, part: list[int], scores: Scores, reference: Tensor | None) -> Scored:
-        width = max(planned.rows[i].positions[-1] for i in part) + 1
-        device = scores.logp_N.device
-        plan = planned.plan.rows(part).to(device)
-        active_BT = plan.active_BT[:, :width]
-
-        def spread(values_N: Tensor) -> Tensor:
-            zeros_BT = torch.zeros(active_BT.shape, dtype=values_N.dtype, device=device)
-            return zeros_BT.masked_scatter(active_BT, values_N)
-
-        logp_BT = spread(scores.logp_N)
-        fixed_BT = logp_BT.detach()  # one update a rollout: the sampling policy is the policy
-        return Scored(
-            logp_BT=logp_BT,
-            old_BT=fixed_BT,
-            ref_BT=fixed_BT if reference is None else spread(reference),
-            advantage_BT=plan.advantage_BT[:, :width].to(logp_BT.dtype),
-            selected_BT=active_BT,
-            weight_BT=torch.ones_like(fixed_BT),
-            group_B=planned.group_B[part].to(device),
-            n_groups=planned.n_groups,
-        )
+    def _scored(self, planned: Planned, part: list[int], scores: Scores, reference: Tensor | None) -> Scored:
+        """The rows of a micro-batch, as wide as their last active position."""
+        where_BT = planned.plan.active_BT[part]
+        width = int(where_BT.any(dim=0).nonzero().max()) + 1
+        where_BT = where_BT[:, :width].to(scores.logp_N.device)
+        logp_BT = _spread(scores.logp_N, where_BT)
+        old_BT = _spread(torch.cat([planned.old[i] for i in part]).to(logp_BT), where_BT)
+        ref_BT = logp_BT.detach() if reference is None else _spread(reference, where_BT)
+        return _tokens(planned, part, where_BT, (logp_BT, old_BT, ref_BT))
 
     def _parameter_loss(self, done: Update) -> float:
         began = time.perf_counter()
@@ -176,16 +238,46 @@ class Learner:
         return float(loss.detach())
 
 
+def _spread(values_N: Tensor, where_BT: Tensor) -> Tensor:
+    """[N] at the True positions of [B,T], row by row; 0 elsewhere."""
+    zeros_BT = torch.zeros(where_BT.shape, dtype=values_N.dtype, device=values_N.device)
+    return zeros_BT.masked_scatter(where_BT, values_N)
+
+
+def _tokens(planned: Planned, part: list[int], where_BT: Tensor, logps: tuple[Tensor, Tensor, Tensor]) -> Scored:
+    """Some rows of a plan with log-probs of policy, sampling policy and reference, as wide and where these are."""
+    logp_BT, old_BT, ref_BT = logps
+    plan, width = planned.plan.rows(part), where_BT.shape[1]
+    return Scored(
+        logp_BT=logp_BT,
+        old_BT=old_BT,
+        ref_BT=ref_BT,
+        advantage_BT=plan.advantage_BT[:, :width].to(logp_BT),
+        selected_BT=where_BT,
+        weight_BT=torch.ones_like(ref_BT),
+        draw_BT=plan.draw_BT[:, :width].to(logp_BT),
+        group_B=planned.batch.group_B[part].to(logp_BT.device),
+        n_groups=planned.batch.n_groups,
+    )
+
+
 def _kl(scored: Scored) -> Tensor:
     """k3 of the policy from the reference at the scored positions."""
-    difference = (scored.ref_BT - scored.old_BT)[scored.selected_BT].cpu()
+    difference = (scored.ref_BT - scored.logp_BT.detach())[scored.selected_BT].cpu()
     return torch.expm1(difference) - difference
 
 
-def _gather(stats: TokenStats, scored: Scored, scores: Scores, rollouts: list[Rollout], rows: list[Row]) -> None:
+def _mismatch(rollouts: list[Rollout], rows: list[Row], scores: Scores) -> Tensor:
+    """Sampler's minus trainer's log-probs of the scored tokens."""
+    sampler = [r.logprobs[t] for r, row in zip(rollouts, rows, strict=True) for t in row.positions]
+    return torch.tensor(sampler, dtype=torch.float32) - scores.logp_N.detach().cpu()
+
+
+def _gather(stats: TokenStats, scored: Scored, scores: Scores, terms: TokenLoss) -> None:
     keep = scored.selected_BT
     stats.entropy.append(scores.entropy_N.cpu())
     stats.advantage.append(scored.advantage_BT[keep].cpu())
     stats.weight.append(scored.weight_BT[keep].cpu())
-    sampler = [r.logprobs[t] for r, row in zip(rollouts, rows, strict=True) for t in row.positions]
-    stats.mismatch.append(torch.tensor(sampler, dtype=torch.float32) - scores.logp_N.detach().cpu())
+    stats.clipped_low += int(terms.clipped_low_BT.sum())
+    stats.clipped_high += int(terms.clipped_high_BT.sum())
+    stats.bounded += int(terms.bounded_BT.sum())
