@@ -37,14 +37,9 @@ class Case:
         b = self.batch
         group_B = b.group_B[index]
         only = len(group_B.unique()) == 1
-        batch = TokenBatch(
-            b.tokens_BT[index],
-            b.lengths_B[index],
-            b.mask_BT[index],
-            b.rewards_B[index],
-            torch.zeros_like(group_B) if only else group_B,
-            1 if only else b.n_groups,
-        )
+        per_row = {k: x[index] for k, x in vars(b).items() if k.endswith(("_BT", "_B"))}
+        per_row["group_B"] = torch.zeros_like(group_B) if only else group_B
+        batch = TokenBatch(**per_row, n_groups=1 if only else b.n_groups)
         return Case(batch, self.index_BT[index], self.theta, self.old_BT[index], self.ref_BT[index], self.eos_BT[index])
 
     def padded(self, width: int, fill: float) -> "Case":
@@ -54,8 +49,10 @@ class Case:
         mask_BT = more(b.mask_BT, (0, width))
         inside_BT = torch.arange(mask_BT.shape[1]) < b.lengths_B[:, None]
         tokens_BT = torch.where(inside_BT, more(b.tokens_BT, (0, width)), 999_999)  # ids of tool output are a prefix
-        batch = TokenBatch(tokens_BT, b.lengths_B, mask_BT, b.rewards_B, b.group_B, b.n_groups)
-        floats = [torch.where(mask_BT, more(x, (0, width)), fill) for x in (self.old_BT, self.ref_BT, self.eos_BT)]
+        known = (self.old_BT, self.ref_BT, self.eos_BT, b.entropy_BT)
+        *floats, entropy_BT = [torch.where(mask_BT, more(x, (0, width)), fill) for x in known]
+        eos_BT = floats[-1]
+        batch = replace(b, tokens_BT=tokens_BT, mask_BT=mask_BT, entropy_BT=entropy_BT, eos_logp_BT=eos_BT)
         return Case(batch, more(self.index_BT, (0, width)), self.theta, *floats)
 
     def on_policy(self) -> "Case":
@@ -87,8 +84,19 @@ def make_case(sizes=(5,), width=8, seed=0, rewards=None, tool=0.2, spread=0.5) -
     theta = -0.05 - 2 * torch.rand(len(known) + 1, generator=rng, dtype=torch.float64)
     apart = [theta + spread * (2 * torch.rand(len(theta), generator=rng, dtype=torch.float64) - 1) for _ in range(2)]
     eos = -0.5 - torch.rand(len(theta), generator=rng, dtype=torch.float64)
-    per_token = [torch.where(mask_BT, x[index_BT], NAN) for x in (*apart, eos)]
-    batch = TokenBatch(tokens_BT, lengths_B, mask_BT, torch.as_tensor(rewards).double(), group_B, len(sizes))
+    entropy = 3 * torch.rand(len(theta), generator=rng, dtype=torch.float64)
+    *per_token, entropy_BT = [torch.where(mask_BT, x[index_BT], NAN) for x in (*apart, eos, entropy)]
+    batch = TokenBatch(
+        tokens_BT=tokens_BT,
+        lengths_B=lengths_B,
+        mask_BT=mask_BT,
+        rewards_B=torch.as_tensor(rewards).double(),
+        group_B=group_B,
+        n_groups=len(sizes),
+        truncated_B=lengths_B == width,
+        entropy_BT=entropy_BT,
+        eos_logp_BT=per_token[-1],
+    )
     return Case(batch, index_BT, theta, *per_token)
 
 
@@ -108,6 +116,8 @@ def score(spec, case: Case, *, seed=0, dtype=torch.float64):
         old_logp=case.old_BT,
         ref_logp=case.ref_BT,
         eos_logp=case.eos_BT if "eos_logp" in algorithm.needs else None,
+        entropy=case.batch.entropy_BT if "entropy" in algorithm.needs else None,
+        truncated=case.batch.truncated_B if "truncated" in algorithm.needs else None,
         mask=case.batch.mask_BT,
         seed=seed,
     )
@@ -145,6 +155,7 @@ def _scored(case: Case, whole: Plan, logp_BT: Tensor) -> Scored:
         advantage_BT=whole.advantage_BT,
         selected_BT=whole.selected_BT,
         weight_BT=torch.ones_like(case.old_BT),
+        draw_BT=whole.draw_BT,
         group_B=case.batch.group_B,
         n_groups=case.batch.n_groups,
     )

@@ -13,7 +13,7 @@ from tessera.algorithms.registry import build
 from tessera.core.batch import Loss, Plan, Scored, TokenBatch
 from tessera.core.checks import check_finite, check_shape, check_tensors
 from tessera.core.errors import UserError
-from tessera.core.masking import blank
+from tessera.core.masking import blank, held
 from tessera.core.seeding import generator
 from tessera.pieces.regulariser import kl_estimate
 
@@ -122,7 +122,7 @@ def _scored(plan: Plan, logp: Tensor, old_logp: Tensor | None, ref_logp: Tensor 
         logp_BT=logp_BT,
         old_BT=fixed_BT if old_logp is None else blank(old_logp.detach().to(logp.dtype), keep),
         ref_BT=fixed_BT if ref_logp is None else blank(ref_logp.detach().to(logp.dtype), keep),
-        advantage_BT=plan.advantage_BT.to(logp.dtype),
+        advantage_BT=held(plan.advantage_BT, logp_BT),
         selected_BT=keep,
         weight_BT=torch.ones_like(fixed_BT),
         draw_BT=plan.draw_BT.to(logp.dtype),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -16,6 +18,12 @@ def blank(x: Tensor, keep: Tensor, fill: float = 0.0) -> Tensor:
 def bounded_exp(x: Tensor) -> Tensor:
     """exp(x) with x held at most 60, no gradient beyond: float32 stays finite, since 0 * inf would be NaN."""
     return torch.exp(x.clamp(max=LARGEST_EXPONENT))
+
+
+def held(advantage: Tensor, like: Tensor) -> Tensor:
+    """`advantage` as `like` has it in type and device, held so small that times the largest ratio it is finite."""
+    largest = torch.finfo(like.dtype).max / math.exp(LARGEST_EXPONENT) / 100
+    return advantage.clamp(-largest, largest).to(like)
 
 
 def row_count(mask_BT: Tensor) -> Tensor:

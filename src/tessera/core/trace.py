@@ -14,7 +14,7 @@ from torch import Tensor
 from tessera.core.masking import policy_position
 
 TraceKind = Literal["recent", "both"]
-BLOCK = 64  # positions summed at a time by one small triangular matrix
+BLOCK = 64  # positions summed at a time
 
 
 def eligibility_sum(x_BT: Tensor, keep_BT: Tensor, decay: float, kind: TraceKind, floor: float = 0.0) -> Tensor:
@@ -48,20 +48,25 @@ def _packed_sum(x_BT: Tensor, decay: float, kind: TraceKind, floor: float) -> Te
 
 
 def decayed_sum(x_BT: Tensor, decay: float) -> Tensor:
-    """out[t] = Σ_{j≤t} decay^(t-j) x[j], [B,T]: blocks by a triangular matrix, what they carry over by this again."""
+    """out[t] = Σ_{j≤t} decay^(t-j) x[j], [B,T]. Sums within blocks by doubling, and carries between them by this again.
+
+    Elementwise, so that padding on the right changes no bit.
+    """
     B, T = x_BT.shape
     if T == 0:
         return x_BT
     size = min(T, BLOCK)
     n = -(-T // size)
-    step = torch.arange(size, device=x_BT.device)
-    lag = step[:, None] - step
-    power = torch.where(lag >= 0, decay ** lag.clamp(min=0).to(x_BT.dtype), 0)
-    inside = torch.nn.functional.pad(x_BT, (0, n * size - T)).reshape(B, n, size) @ power.T
+    inside = torch.nn.functional.pad(x_BT, (0, n * size - T)).reshape(B, n, size)
+    reach = 1
+    while reach < size:
+        inside = inside + decay**reach * torch.nn.functional.pad(inside[:, :, :-reach], (reach, 0))
+        reach *= 2
     if n > 1:
         carried = decayed_sum(inside[:, :, -1], decay**size)
         before = torch.nn.functional.pad(carried, (1, 0))[:, :n]
-        inside = inside + before[:, :, None] * decay ** (step + 1).to(x_BT.dtype)
+        lag = torch.arange(1, size + 1, device=x_BT.device)
+        inside = inside + before[:, :, None] * decay ** lag.to(x_BT.dtype)
     return inside.reshape(B, n * size)[:, :T]
 
 

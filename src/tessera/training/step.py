@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from tessera.algorithms.base import Algorithm, TokenLoss
 from tessera.core.batch import Plan, Scored, TokenBatch, make_batch
 from tessera.core.errors import RunStopped
+from tessera.core.masking import held
 from tessera.core.types import Group, Rollout
 from tessera.policy.adapters import adapter_matrices
 from tessera.policy.logprobs import Row, Scores, score
@@ -252,7 +253,7 @@ def _tokens(planned: Planned, part: list[int], where_BT: Tensor, logps: tuple[Te
         logp_BT=logp_BT,
         old_BT=old_BT,
         ref_BT=ref_BT,
-        advantage_BT=plan.advantage_BT[:, :width].to(logp_BT),
+        advantage_BT=held(plan.advantage_BT[:, :width], logp_BT),
         selected_BT=where_BT,
         weight_BT=torch.ones_like(ref_BT),
         draw_BT=plan.draw_BT[:, :width].to(logp_BT),
