@@ -85,10 +85,11 @@ def test_updates_of_a_step() -> None:
         weight=vectors([1.0, 1.0], [0.5]),
         mismatch=vectors([0.1, -0.2], [0.0]),
         clipped_low=1,
+        bounded=3,
     )
     second = TokenStats(vectors([0.6]), vectors([4.0]), vectors([0.0]), vectors([1.5]), vectors([0.3]), clipped_high=2)
     updates = [
-        Update(loss=0.5, grad_norm=2.0, contributing=3, scored=3, tokens=first),
+        Update(loss=0.5, grad_norm=2.0, contributing=3, scored=9, tokens=first),
         Update(loss=-0.1, grad_norm=1.0, contributing=1, scored=1, tokens=second),
         Update(),  # a replay in which nothing carried credit
     ]
@@ -103,6 +104,7 @@ def test_updates_of_a_step() -> None:
             "entropy": 2.5,
             "clip_fraction/low": 0.25,
             "clip_fraction/high": 0.5,
+            "exponent_bounded": 0.75,
             "weight/min": 0.5,
             "weight/mean": 1.0,
             "weight/max": 1.5,

@@ -313,5 +313,5 @@ def test_rows_after_the_newest_checkpoint_are_dropped(tmp_path: Path, whole: Pat
 
 def test_an_rl_stage_without_an_algorithm_is_refused(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="stage rl needs an algorithm"):
-        patch.setattr("tessera.launch._algorithm", lambda stage: None)
+        patch.setattr("tessera.launch._algorithm", lambda stage, folder: None)
         run(tmp_path)

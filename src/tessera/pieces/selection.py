@@ -17,6 +17,8 @@ from tessera.core.errors import UserError
 from tessera.core.masking import policy_position, uniform
 from tessera.pieces.registry import piece
 
+SAME_ENTROPY = 1e-5  # nats
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -94,7 +96,8 @@ def high_entropy(
 ) -> Tensor:
     """The `fraction` of tokens, rounded up, at which the policy's entropy is highest (arXiv:2506.01939, Eq. 5-6).
 
-    Counted over the whole optimiser step or over each group; tokens that tie with the last one are in as well.
+    Counted over the whole optimiser step or over each group. Tokens that tie with the last one, to 1e-5 nats, are in as
+    well: completions that share a prefix share its entropies, but for rounding.
     """
     entropy_BT = _known(batch.entropy_BT, "high_entropy", "entropy")
     chosen_BT = torch.zeros_like(batch.mask_BT)
@@ -105,7 +108,7 @@ def high_entropy(
         values = entropy_BT[among_BT]
         if len(values):
             least = values.sort(descending=True).values[_count(fraction, len(values)) - 1]
-            chosen_BT |= among_BT & (entropy_BT >= least)
+            chosen_BT |= among_BT & (entropy_BT >= least - SAME_ENTROPY)
     return chosen_BT
 
 

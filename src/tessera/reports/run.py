@@ -156,8 +156,8 @@ class RunFolder:
         now = self.position()
         for name in ROWS:
             with stops_run(self.path / name):
-                if position[name] < now[name]:  # never longer: a crash of the machine may have lost the end
-                    os.truncate(self.path / name, position[name])
+                if position.get(name, 0) < now[name]:  # never longer: a crash of the machine may have lost the end
+                    os.truncate(self.path / name, position.get(name, 0))
         self._forget_summary()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
