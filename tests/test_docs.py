@@ -72,6 +72,8 @@ SECTIONS: Mapping[str, Any] = {
     "stages: rl": defaults(settings.RLStage, but=COMMON),
     "stages.optimizer": defaults(settings.OptimizerSettings),
     "stages.replay": defaults(settings.ReplaySettings),
+    "stages.dynamic_sampling": defaults(settings.DynamicSamplingSettings),
+    "stages.overlong": defaults(settings.OverlongSettings),
     "stages.plateau": defaults(settings.PlateauSettings),
     "stages.sentinels": defaults(settings.SentinelSettings),
     "evaluation": defaults(settings.EvaluationSettings),
