@@ -43,7 +43,7 @@ def group_normalized(batch: TokenBatch, *, scale: Scale = "group", std: Std = "s
 def leave_one_out(batch: TokenBatch) -> Tensor:
     """A_i = R_i - mean of the other rewards of its group (RLOO, arXiv:2402.14740, Eq. 9), for every token alike."""
     centred_B, spread_B = _centred(batch)
-    size_B = group_size(batch.group_B, batch.n_groups)[batch.group_B]
+    size_B = group_size(batch.group_B, batch.n_groups)[batch.group_B].double()
     return _to_tokens(blank(centred_B * (size_B / (size_B - 1)), spread_B), batch)
 
 
