@@ -50,7 +50,14 @@ def test_pieces_are_exchanged_by_name_and_by_mapping():
 
 
 def test_an_exchanged_piece_takes_its_own_keys():
-    built = build({"name": "s_grpo", "selection": {"name": "unique_pairs", "pairs": "all"}, "beta": 0.0})
+    built = build(
+        {
+            "name": "s_grpo",
+            "advantage": "prefix_value",
+            "selection": {"name": "unique_pairs", "pairs": "all"},
+            "beta": 0.0,
+        }
+    )
     assert built.selection.config == {"pairs": "all"}
     assert built.regulariser.name == "none"
     assert built.surrogate.name == "detached_ratio"
@@ -92,7 +99,7 @@ def test_aggregation_as_text_is_grpos_key_and_as_a_mapping_a_piece():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("gpro", "unknown algorithm 'gpro' (did you mean 'grpo'?)"),
+        ("gropo", "unknown algorithm 'gropo' (did you mean 'grpo'?)"),
         ({"name": "grpo", "clip_hi": 1}, "unknown key of algorithm grpo 'clip_hi' (did you mean 'clip_high'?)"),
         ({"name": "s_grpo", "cutof": 1}, "unknown key of algorithm s_grpo 'cutof' (did you mean 'cutoff'?)"),
         (

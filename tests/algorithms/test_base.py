@@ -27,6 +27,7 @@ def scored(plan, logp_BT, **changes):
         "advantage_BT": plan.advantage_BT,
         "selected_BT": plan.selected_BT,
         "weight_BT": torch.ones_like(fixed_BT),
+        "draw_BT": plan.draw_BT,
         "group_B": torch.tensor([0, 0, 1, 1]),
         "n_groups": 2,
     }
@@ -56,7 +57,7 @@ def test_pieces_are_listed_in_the_order_they_act():
 def test_needs_are_those_of_all_pieces():
     assert build("grpo").needs == {"group"}
     assert build({"name": "grpo", "beta": 0.1}).needs == {"group", "ref_logp"}
-    assert build("t_spmo").needs == {"group", "parameters"}
+    assert build("t_spmo").needs == {"group", "parameters", "by_prefix", "on_policy"}
 
 
 def test_only_a_penalty_over_tokens_reaches_tokens_without_advantage():

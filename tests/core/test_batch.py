@@ -61,7 +61,13 @@ def test_tries_are_built_once():
 
 
 def test_a_plan_moves_with_all_its_parts():
-    plan = Plan(torch.ones(1, 2), torch.tensor([[True, False]]), torch.full((1, 2), 0.5), torch.tensor([[False, True]]))
+    plan = Plan(
+        torch.ones(1, 2),
+        torch.tensor([[True, False]]),
+        torch.full((1, 2), 0.5),
+        torch.tensor([[False, True]]),
+        torch.rand(1, 2),
+    )
     moved = plan.to(torch.device("meta"))
     assert all(getattr(moved, f.name).device.type == "meta" for f in dataclasses.fields(Plan))
     same = plan.to(torch.device("cpu"))
@@ -70,10 +76,13 @@ def test_a_plan_moves_with_all_its_parts():
 
 def test_a_plan_of_some_rows_keeps_their_order_and_the_shares_of_the_step():
     flags = torch.ones(3, 1).bool(), torch.zeros(3, 1).bool()
-    plan = Plan(torch.arange(3.0)[:, None], flags[0], torch.full((3, 1), 1 / 3), flags[1])
+    plan = Plan(
+        torch.arange(3.0)[:, None], flags[0], torch.full((3, 1), 1 / 3), flags[1], torch.arange(3.0)[:, None] / 4
+    )
     part = plan.rows([2, 0])
     assert part.advantage_BT.tolist() == [[2.0], [0.0]]
     assert torch.equal(part.share_BT, plan.share_BT[:2])
+    assert part.draw_BT.tolist() == [[0.5], [0.0]]
     assert (part.selected_BT.tolist(), part.active_BT.tolist()) == ([[True]] * 2, [[False]] * 2)
 
 

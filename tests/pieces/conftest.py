@@ -37,6 +37,7 @@ def one_row():
             advantage_BT=row(advantage, ones_BT),
             selected_BT=torch.ones_like(fixed_BT, dtype=torch.bool),
             weight_BT=row(weight, ones_BT),
+            draw_BT=torch.zeros_like(ones_BT),
             group_B=torch.zeros(1, dtype=torch.long),
             n_groups=1,
         )

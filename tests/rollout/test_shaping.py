@@ -15,7 +15,7 @@ def rollout(tokens: int, reward: float | None) -> Rollout:
 
 def shaped(tokens: int, reward: float | None = 1.0, start: int = 0, penalty: float = 1.0) -> Rollout:
     group = Group(Problem("p", "2+2=", "4"), (1,), (rollout(tokens, reward),))
-    return overlong(group, start, limit=10, buffer=4, penalty=penalty).rollouts[0]
+    return overlong(group, start, 10, 4, penalty).rollouts[0]
 
 
 @pytest.mark.parametrize(("tokens", "lost"), [(0, 0.0), (6, 0.0), (7, 0.25), (8, 0.5), (10, 1.0)])

@@ -24,8 +24,7 @@ def groups_of(folder: Path, step: int) -> list[str]:
 
 
 def test_groups_without_spread_are_replaced_up_to_the_cap(tmp_path: Path) -> None:
-    dynamic = {"max_rounds": 3}
-    run(tmp_path, rl(steps=6, prompts_per_step=2, dynamic_sampling=dynamic), reward=only_even)
+    run(tmp_path, rl(steps=6, prompts_per_step=2, rollouts={"max_rounds": 3}), reward=only_even)
     dropped = []
     for row in rows_of(tmp_path, "rl"):
         prompts = groups_of(tmp_path, row["step"])
@@ -39,14 +38,14 @@ def test_groups_without_spread_are_replaced_up_to_the_cap(tmp_path: Path) -> Non
 
 
 def test_at_the_cap_a_step_trains_on_what_it_has(tmp_path: Path) -> None:
-    run(tmp_path, rl(steps=2, dynamic_sampling={"max_rounds": 3}), reward=lambda problem, text: 1.0)
+    run(tmp_path, rl(steps=2, rollouts={"max_rounds": 3}), reward=lambda problem, text: 1.0)
     for row in rows_of(tmp_path, "rl"):
         assert (row["groups/total"], row["groups/dropped"], row["updates"]) == (3, 3, 0)
         assert row["tokens/contributing"] == 0
 
 
 def test_dynamic_sampling_resumes_where_the_order_of_problems_was(tmp_path: Path) -> None:
-    stage = rl(steps=4, prompts_per_step=2, dynamic_sampling={"max_rounds": 3})
+    stage = rl(steps=4, prompts_per_step=2, rollouts={"max_rounds": 3})
     whole = run(tmp_path / "whole", stage, reward=only_even)
     again = run(tmp_path / "again", stage, reward=only_even)
     assert whole["status"] == again["status"] == "finished"
@@ -54,7 +53,7 @@ def test_dynamic_sampling_resumes_where_the_order_of_problems_was(tmp_path: Path
 
 
 def test_a_long_completion_loses_reward_and_not_its_success(tmp_path: Path) -> None:
-    stage = rl(steps=2, overlong={"buffer": 6, "penalty": 0.5})
+    stage = rl(steps=2, rollouts={"overlong_buffer": 6, "overlong_penalty": 0.5})
     run(tmp_path, stage, reward=lambda problem, text: 1.0, evaluation={"success": 1.0})
     for row, found in zip(
         rows_of(tmp_path, "rl"), [completions_of(tmp_path)[:6], completions_of(tmp_path)[6:]], strict=True
@@ -89,7 +88,7 @@ def test_inner_updates_are_decided_by_the_seed(tmp_path: Path, algorithm: Any) -
 def test_diagnostics_are_written_and_change_nothing(tmp_path: Path) -> None:
     stage = rl("tr_grpo", steps=4)
     run(tmp_path / "plain", stage)
-    run(tmp_path / "looked", {**stage, "diagnostics_every": 2})
+    run(tmp_path / "looked", stage, run={"diagnostics_every": 2})
     rows = [json.loads(line) for line in (tmp_path / "looked" / "diagnostics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["stage"]) for row in rows] == [(2, "rl"), (4, "rl")]
     for row, step in zip(rows, rows_of(tmp_path / "looked", "rl")[1::2], strict=True):
@@ -107,8 +106,8 @@ def test_diagnostics_are_written_and_change_nothing(tmp_path: Path) -> None:
         (rl(updates_per_rollout=2), {"dropout": 0.1}, "two dropout masks"),
         (rl({"name": "grpo_lambda", "soft_clamp": "tanh"}), {}, "soft_clamp would do nothing"),
         (rl({"name": "gspo", "selection": "random_fraction"}), {}, "sums over every token of a completion"),
-        (rl(overlong={"buffer": 7}), {}, "overlong.buffer = 7 must not be above max_new_tokens = 6"),
-        (rl(dynamic_sampling={"max_rounds": 1}), {}, "max_rounds"),
+        (rl(rollouts={"overlong_buffer": 7}), {}, "rollouts.overlong_buffer = 7 must not be above max_new_tokens = 6"),
+        (rl(rollouts={"overlong_penalty": 0.5}), {}, "would do nothing without it"),
     ],
 )
 def test_what_would_mislead_is_refused_before_anything_is_written(

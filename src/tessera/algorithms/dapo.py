@@ -6,8 +6,7 @@ Paper: DAPO (arXiv:2503.14476v2), Eq. 8-9 (objective), Eq. 11 (dynamic sampling)
     L   = -1/Σ_i |y_i| Σ_i Σ_t min(ρ A, clip(ρ, 1-ε_lo, 1+ε_hi) A),  ε_hi > ε_lo
 
 ε_lo, ε_hi = `clip_low`, `clip_high`. The sum over tokens runs over the whole optimiser step. Dynamic sampling and
-overlong shaping decide about rollouts and rewards, not about the objective: they are keys of the stage
-(`dynamic_sampling`, `overlong`).
+overlong shaping decide about rollouts and rewards, not about the objective: they are keys of the stage's `rollouts`.
 
 Differs from the paper: eps in the advantage is ours; `beta` brings back the KL penalty that the paper removes (0).
 """

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tessera.core.types import Group, Rollout
 
 
-def overlong(group: Group, start: int, *, limit: int, buffer: int, penalty: float) -> Group:
+def overlong(group: Group, start: int, limit: int, buffer: int, penalty: float) -> Group:
     """DAPO's soft overlong punishment (arXiv:2503.14476, Eq. 13), added to every reward as the component `overlong`.
 
     A completion of n tokens (`start` of them its replayed prefix) loses nothing up to limit - buffer, then linearly

@@ -113,14 +113,14 @@ class RLRunner:
 
     def _rollouts(self) -> tuple[list[Group], list[Group]]:
         """The step's groups, and those that it trains on: with dynamic sampling the ones with a spread of rewards."""
-        wanted, dynamic = self.settings.prompts_per_step, self.settings.dynamic_sampling
+        wanted, rounds = self.settings.prompts_per_step, self.settings.rollouts.max_rounds
         groups: list[Group] = []
         trained: list[Group] = []
-        for n in range(dynamic.max_rounds if dynamic else 1):
+        for n in range(rounds):
             problems = [self.run.task.train[i] for i in self.sampler.take(wanted - len(trained))]
             fresh = self._collect([Start(problem) for problem in problems], "rollout", *([n] if n else []))
             groups += fresh
-            trained += [group for group in fresh if not dynamic or len(set(group.rewards)) > 1]
+            trained += [group for group in fresh if rounds == 1 or len(set(group.rewards)) > 1]
             if len(trained) == wanted:
                 break
         return groups, trained
@@ -130,9 +130,10 @@ class RLRunner:
         left = self.settings.max_new_tokens - max(len(start.prefix_ids) for start in starts)
         sampling = Sampling(max_new_tokens=left, temperature=self.settings.temperature)
         groups = self.run.collector.collect(starts, self.settings.group_size, sampling, self.run.seed_of(*names))
-        if self.settings.overlong:
-            rule = {"limit": self.settings.max_new_tokens, **self.settings.overlong.model_dump()}
-            groups = [overlong(g, len(s.prefix_ids), **rule) for g, s in zip(groups, starts, strict=True)]
+        shaping = self.settings.rollouts
+        if shaping.overlong_buffer:
+            rule = (self.settings.max_new_tokens, shaping.overlong_buffer, shaping.overlong_penalty)
+            groups = [overlong(g, len(s.prefix_ids), *rule) for g, s in zip(groups, starts, strict=True)]
         self.run.log_groups(groups)  # before anything can stop the run over them
         self.sentinels.rewards(groups)
         return groups
@@ -140,7 +141,7 @@ class RLRunner:
     def _update(self, groups: Sequence[Group], *names: str | int, diagnosed: bool = False) -> list[Update]:
         """Plan once, and make every inner update of the rollouts."""
         planned = self.learner.plan(groups, generator(self.run.seed_of(*names)))
-        every = self.settings.diagnostics_every
+        every = self.run.run.diagnostics_every
         if diagnosed and every and self.run.state.stage_step % every == 0:
             found = diagnose(
                 self.learner.algorithm, *self.learner.whole_step(planned), planned.batch.tokens_BT, self._text

@@ -49,21 +49,24 @@ class PlateauSettings(Settings):
     rise: float = Field(0.01, ge=0)
 
 
-class DynamicSamplingSettings(Settings):
-    """Groups whose rewards are all equal are replaced by fresh problems (DAPO, arXiv:2503.14476, Eq. 11).
+class RolloutSettings(Settings):
+    """What is done with rollouts before they are trained on (arXiv:2503.14476).
 
-    At most `max_rounds` times a step are rollouts sampled; the step then trains on the groups that it has.
+    With `max_rounds` above 1, groups whose rewards are all equal are replaced by fresh problems (dynamic sampling, Eq.
+    11): at most so many times a step are rollouts sampled, and the step trains on the groups that it has. The last
+    `overlong_buffer` tokens before `max_new_tokens` cost linearly up to `overlong_penalty` (Eq. 13), added to the
+    reward as its component `overlong`.
     """
 
-    max_rounds: int = Field(4, gt=1)
+    max_rounds: int = Field(1, gt=0)
+    overlong_buffer: int | None = Field(None, gt=0)
+    overlong_penalty: float = Field(1.0, gt=0)
 
-
-class OverlongSettings(Settings):
-    """DAPO's soft overlong punishment (arXiv:2503.14476, Eq. 13): the last `buffer` tokens before `max_new_tokens` cost
-    linearly up to `penalty`, added to the reward as its component `overlong`."""
-
-    buffer: int = Field(gt=0)
-    penalty: float = Field(1.0, gt=0)
+    @model_validator(mode="after")
+    def _penalty_has_its_buffer(self) -> RolloutSettings:
+        if "overlong_penalty" in self.model_fields_set and self.overlong_buffer is None:
+            raise ValueError("overlong_penalty goes with overlong_buffer, and would do nothing without it")
+        return self
 
 
 class SentinelSettings(Settings):
@@ -109,8 +112,7 @@ class RLStage(_Stage):
     `score_temperature: sampling` takes log-probs of the distribution sampled from. `reference` is the policy at the
     start of the stage or the model without adapter, taken anew every `refresh_reference` steps when given.
     `updates_per_rollout` are the inner updates made with one batch of rollouts; from the second on ratios are not 1.
-    `diagnostics_every` writes what the papers look at to diagnostics.jsonl. `keep_best` ends the stage with the adapter
-    of the best validation accuracy, seen every `evaluate_every` steps.
+    `keep_best` ends the stage with the adapter of the best validation accuracy, seen every `evaluate_every` steps.
     """
 
     kind: Literal["rl"] = "rl"
@@ -120,8 +122,7 @@ class RLStage(_Stage):
     group_size: int = Field(8, gt=0)
     updates_per_rollout: int = Field(1, gt=0)
     max_new_tokens: int = Field(300, gt=0)
-    dynamic_sampling: DynamicSamplingSettings | None = None
-    overlong: OverlongSettings | None = None
+    rollouts: RolloutSettings = RolloutSettings()
     temperature: float = Field(1.0, gt=0)
     score_temperature: Literal["sampling"] | Annotated[float, Field(gt=0)] = "sampling"
     reference: ReferenceKind = "start_of_stage"
@@ -131,13 +132,13 @@ class RLStage(_Stage):
     sentinels: SentinelSettings = SentinelSettings()
     evaluate_every: int | None = Field(None, gt=0)
     keep_best: bool = False
-    diagnostics_every: int | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _buffer_fits(self) -> RLStage:
-        if self.overlong and self.overlong.buffer > self.max_new_tokens:
+        buffer = self.rollouts.overlong_buffer
+        if buffer and buffer > self.max_new_tokens:
             raise ValueError(
-                f"overlong.buffer = {self.overlong.buffer} must not be above max_new_tokens = {self.max_new_tokens}"
+                f"rollouts.overlong_buffer = {buffer} must not be above max_new_tokens = {self.max_new_tokens}"
             )
         return self
 
@@ -158,9 +159,10 @@ class EvaluationSettings(Settings):
 
 
 class RunSettings(Settings):
-    """Where the run is kept and how often it is saved."""
+    """Where the run is kept, how often it is saved, and how often an RL stage writes diagnostics.jsonl."""
 
     dir: str
     save_every: int = Field(10, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
     max_rows: int = Field(128, gt=0, description="completions sampled at a time")
+    diagnostics_every: int | None = Field(None, gt=0)
