@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from tessera.algorithms import registered
+from tessera.algorithms import build, registered
 from tessera.core.errors import UserError
 from tessera.pieces import KINDS, make, names
 from tessera.policy.adapters import LoraSettings
@@ -128,3 +129,38 @@ def test_the_page_of_the_architecture_lists_every_file_once() -> None:
     source = ROOT / "src" / "tessera"
     there = [path.relative_to(source).as_posix() for path in source.rglob("*.py") if path.name != "__init__.py"]
     assert sorted(listed) == sorted(there)
+
+
+ALGORITHMS = ROOT / "docs" / "algorithms"
+
+
+@pytest.mark.parametrize("name", registered())
+def test_every_method_has_a_page_with_its_keys_and_its_composition(name: str) -> None:
+    page = (ALGORITHMS / f"{name}.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .*? \| `(\w+)` \| (`.*?`) \| .+ \|$", page, re.MULTILINE)
+    assert {key: read(cell) for key, cell in rows} == defaults(registered()[name].config)
+    assert f"```text\n{build(name).describe()}\n```" in page
+    for heading in ("Where it departs from the paper", "What to watch", "When to choose it", "Recipes"):
+        assert len(page.partition(f"## {heading}\n")[2].partition("\n## ")[0].split()) >= 2, heading
+
+
+def test_every_method_stands_in_the_table_of_methods_as_it_is_composed() -> None:
+    table = (ALGORITHMS / "README.md").read_text(encoding="utf-8")
+    for name in registered():
+        (row,) = re.findall(rf"^\| \[.*?\]\({name}\.md\) (.*)\|$", table, re.MULTILINE)
+        cells = [cell.strip(" `") for cell in row.split("|")[1:]]
+        algorithm = build(name)
+        more = bool(algorithm.needs & {"statistics", "entropy", "eos_logp"})
+        expected = [*(piece.name for piece in algorithm.pieces.values())]
+        assert cells == [*expected, "yes" if more else "no", "no" if "on_policy" in algorithm.needs else "yes"]
+
+
+def test_links_of_the_pages_of_methods_lead_somewhere() -> None:
+    for path in ALGORITHMS.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[\w.]+)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_drawing_is_what_its_script_draws() -> None:
+    script = runpy.run_path(str(ALGORITHMS / "tr_grpo_weights.py"))
+    assert (ALGORITHMS / "tr_grpo_weights.svg").read_text(encoding="utf-8") == script["drawing"]()

@@ -166,6 +166,28 @@ def recipes() -> None:
 
 
 @app.command()
+def explain(
+    algorithm: Annotated[str, typer.Argument(help="An algorithm's name.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its keys and pieces, as in a recipe.")
+    ] = None,
+    rewards: Annotated[str | None, typer.Option(help="One number a completion: 1,0,0,1")] = None,
+    seed: Annotated[int, typer.Option(help="Of random selections and weights.")] = 0,
+) -> None:
+    """Show what an algorithm is composed of, and what it does to each token of a small group."""
+    from tessera.explain import REWARDS, render
+    from tessera.explain import explain as explained
+    from tessera.recipe import apply_overrides
+
+    try:
+        given = REWARDS if rewards is None else [float(x) for x in rewards.split(",")]
+    except ValueError:
+        raise UserError(f"--rewards takes numbers with commas between them, such as 1,0,0,1: got {rewards!r}") from None
+    for part in render(explained(apply_overrides({"name": algorithm}, settings or []), given, seed)):
+        _show(part) if isinstance(part, Table) else _say(part)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder, finished or not.")]) -> None:
     """Write report.html for a run and say where it is."""
     from tessera.reports.run import RunFolder

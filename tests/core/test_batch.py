@@ -91,3 +91,8 @@ def test_a_batch_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch.n_groups = 3
     assert isinstance(batch, TokenBatch)
+
+
+def test_rewards_beyond_all_bounds_are_held():
+    batch = make_batch([[1], [2], [3]], [[True]] * 3, [1e300, -1e39, 7.0], [0, 0, 0])
+    assert batch.rewards_B.tolist() == [1e38, -1e38, 7.0]
