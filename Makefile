@@ -30,8 +30,8 @@ demo: $(INSTALLED)
 	$(BIN)/tessera train recipes/demo.yaml --force
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests examples docs
+	$(BIN)/ruff format --check src tests examples docs/algorithms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
