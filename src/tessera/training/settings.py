@@ -64,7 +64,7 @@ class RolloutSettings(Settings):
 
     @model_validator(mode="after")
     def _penalty_has_its_buffer(self) -> RolloutSettings:
-        if "overlong_penalty" in self.model_fields_set and self.overlong_buffer is None:
+        if self.overlong_penalty != 1 and self.overlong_buffer is None:
             raise ValueError("overlong_penalty goes with overlong_buffer, and would do nothing without it")
         return self
 
