@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from tessera.core.errors import RunStopped, TesseraError, UserError, unknown
@@ -167,24 +167,22 @@ def recipes() -> None:
 
 @app.command()
 def explain(
-    algorithm: Annotated[str, typer.Argument(help="An algorithm's name.")],
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its keys and pieces, as in a recipe.")
+    source: Annotated[str, typer.Argument(metavar="ALGORITHM", help="An algorithm's name, or a recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the algorithm, or of the recipe.")
     ] = None,
-    rewards: Annotated[str | None, typer.Option(help="One number a completion: 1,0,0,1")] = None,
+    rewards: Annotated[str, typer.Option(help="A reward for each completion shown, up to six.")] = "1,0,0,1",
     seed: Annotated[int, typer.Option(help="Of random selections and weights.")] = 0,
+    old_shift: Annotated[
+        float, typer.Option(help="How far the policy has moved since it sampled: 0 not at all, 2 twice as far.")
+    ] = 1.0,
 ) -> None:
-    """Show what an algorithm is composed of, and what it does to each token of a small group."""
-    from tessera.explain import REWARDS, render
-    from tessera.explain import explain as explained
-    from tessera.recipe import apply_overrides
+    """Show what an algorithm is composed of, and what it does to every token of a small made-up group."""
+    from tessera.explain import explain_source, read_rewards
+    from tessera.explain_view import render
 
-    try:
-        given = REWARDS if rewards is None else [float(x) for x in rewards.split(",")]
-    except ValueError:
-        raise UserError(f"--rewards takes numbers with commas between them, such as 1,0,0,1: got {rewards!r}") from None
-    for part in render(explained(apply_overrides({"name": algorithm}, settings or []), given, seed)):
-        _show(part) if isinstance(part, Table) else _say(part)
+    for found in explain_source(source, overrides or [], rewards=read_rewards(rewards), seed=seed, old_shift=old_shift):
+        _show(render(found))
 
 
 @app.command()
@@ -289,9 +287,9 @@ def _say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(table: Table) -> None:
-    """Print a table, as wide as it is where no terminal limits it."""
-    (console if console.is_terminal else Console(width=1000)).print(table)
+def _show(shown: RenderableType) -> None:
+    """Print a table or the like, as wide as it is where no terminal limits it."""
+    (console if console.is_terminal else Console(width=1000)).print(shown)
 
 
 def _complain(text: str) -> None:

@@ -59,6 +59,13 @@ class Piece:
         """What other pieces may rely on (see PieceSpec)."""
         return _PIECES[self.kind][self.name].gives
 
+    @property
+    def summary(self) -> str:
+        """What it does: the first paragraph of its docstring, and what that announces with a colon, on one line."""
+        first, *others = (inspect.getdoc(_PIECES[self.kind][self.name].function) or "").split("\n\n")
+        announced = others[:1] if first.endswith(":") else []
+        return " ".join(" ".join([first, *announced]).split())
+
     def __call__(self, *args: Any) -> Any:
         return _PIECES[self.kind][self.name].function(*args, **self.config)
 
@@ -93,6 +100,11 @@ class Chain:
     def gives(self) -> frozenset[str]:
         """What every part gives."""
         return frozenset.intersection(*(part.gives for part in self.parts))
+
+    @property
+    def summary(self) -> str:
+        """What the parts do."""
+        return " Then: ".join(part.summary for part in self.parts)
 
     def __call__(self, batch: Any, advantage_BT: Any, generator: Any) -> Any:
         for part in self.parts:
