@@ -1,9 +1,16 @@
+from math import pi, sqrt, tan
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.core.errors import UserError
-from tessera.evaluation.estimators import paired_difference_interval, wilson_interval
+from tessera.evaluation.estimators import (
+    mean_interval,
+    paired_difference_interval,
+    student_quantile,
+    wilson_interval,
+)
 
 # In the arithmetic below Z = 1.959963985, the 0.975 quantile of the normal distribution, and Z² = 3.841458821.
 
@@ -92,3 +99,73 @@ def test_confidence_is_a_fraction(confidence: float) -> None:
         wilson_interval(1, 2, confidence)
     with pytest.raises(UserError, match=f"confidence = {confidence} must lie between 0 and 1"):
         paired_difference_interval([True], [True], confidence)
+    with pytest.raises(UserError, match=f"confidence = {confidence} must lie between 0 and 1"):
+        mean_interval([0.1, 0.2], confidence=confidence)
+
+
+# Over seeds
+
+
+@pytest.mark.parametrize(
+    ("degrees", "at_95", "at_99"),
+    [  # the printed tables of Student's t, two-sided
+        (1, 12.706, 63.657),
+        (2, 4.303, 9.925),
+        (3, 3.182, 5.841),
+        (4, 2.776, 4.604),
+        (5, 2.571, 4.032),
+        (9, 2.262, 3.250),
+        (10, 2.228, 3.169),
+        (29, 2.045, 2.756),
+        (30, 2.042, 2.750),
+        (120, 1.980, 2.617),
+    ],
+)
+def test_student_quantiles_are_those_of_the_tables(degrees: int, at_95: float, at_99: float) -> None:
+    assert student_quantile(degrees) == pytest.approx(at_95, abs=5e-4)
+    assert student_quantile(degrees, 0.99) == pytest.approx(at_99, abs=5e-4)
+
+
+@pytest.mark.parametrize("confidence", [0.01, 0.5, 0.95, 0.999])
+def test_student_quantiles_in_closed_form(confidence: float) -> None:
+    # One degree: P(|T| < t) = 2/π arctan t. Two: t / √(2 + t²). Four: t (t² + 6) / (t² + 4)^1.5.
+    assert student_quantile(1, confidence) == pytest.approx(tan(pi / 2 * confidence), rel=1e-9)
+    assert student_quantile(2, confidence) == pytest.approx(confidence * sqrt(2 / (1 - confidence**2)), rel=1e-9)
+    t = student_quantile(4, confidence)
+    assert t * (t * t + 6) / (t * t + 4) ** 1.5 == pytest.approx(confidence, rel=1e-9)
+
+
+def test_with_many_degrees_student_is_normal() -> None:
+    # z + (z³ + z) / 4n is the first term of the expansion (Abramowitz and Stegun 26.7.5): 1.959964 + 9.489165 / 4n.
+    assert student_quantile(10_000) == pytest.approx(1.959964 + 9.489165 / 40_000, abs=1e-6)
+
+
+def test_mean_interval_by_hand() -> None:
+    # 1, 2, 3, 4, 5: mean 3, squares 4 + 1 + 0 + 1 + 4 = 10, s = √(10/4) = 1.58113883, t = 2.77644511 (4 degrees):
+    # half = 2.77644511 * 1.58113883 / √5 = 2.77644511 * 0.70710678 = 1.96324317
+    found = mean_interval([1, 2, 3, 4, 5])
+    assert found == pytest.approx((3.0, 1.03675683, 4.96324317), abs=1e-7)
+
+
+def test_mean_interval_of_two_is_wide_and_cut() -> None:
+    # 0.4 and 0.6: s = √(2 * 0.01) = 0.14142136, half = 12.70620474 * 0.14142136 / √2 = 1.27062047
+    assert mean_interval([0.4, 0.6]) == pytest.approx((0.5, -0.77062047, 1.77062047), abs=1e-7)
+    assert mean_interval([0.4, 0.6], within=(0, 1)) == pytest.approx((0.5, 0.0, 1.0))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=30), st.floats(-3, 3))
+def test_mean_interval_holds_the_mean_and_moves_with_the_values(values: list[float], by: float) -> None:
+    found = mean_interval(values)
+    assert found.low <= found.mean <= found.high
+    assert mean_interval([value + by for value in values]) == pytest.approx([bound + by for bound in found], abs=1e-9)
+
+
+@pytest.mark.parametrize("values", [[], [0.5]])
+def test_mean_interval_refuses_less_than_two(values: list[float]) -> None:
+    with pytest.raises(UserError, match=f"an interval over {len(values)} values"):
+        mean_interval(values)
+
+
+def test_student_refuses_no_degrees() -> None:
+    with pytest.raises(UserError, match="degrees = 0 must be at least 1"):
+        student_quantile(0)
