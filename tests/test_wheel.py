@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from command import ENVIRONMENT
-from tessera.recipe import read_recipe, shipped_recipes
+from tessera.recipe import read_recipe, shipped_recipes, shipped_sweeps
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "nano/s_grpo_svamp_smollm2"
@@ -72,7 +72,7 @@ def test_the_wheel_holds_the_package_its_recipes_and_its_licence(wheel: Path) ->
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "tessera").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
-    recipes = {f"tessera/_recipes/{name}.yaml" for name in shipped_recipes()}
+    recipes = {f"tessera/_recipes/{name}.yaml" for name in (*shipped_recipes(), *shipped_sweeps())}
     assert {name for name in names if name.startswith("tessera/_recipes/")} == recipes
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -95,7 +95,7 @@ def short_stages() -> list[str]:
 
 def test_a_shipped_recipe_is_listed_checked_and_trained(installed: Path, empty: Path, tiny_folder: Path) -> None:
     listed = [line.split()[0] for line in run(installed / "tessera", "recipes", cwd=empty).splitlines()]
-    assert listed == list(shipped_recipes())
+    assert listed == [*shipped_recipes(), *shipped_sweeps()]
 
     tiny = [f"model.name={tiny_folder}", "model.device=cpu", "task.train=train.jsonl", "task.test=test.jsonl"]
     overrides = [*tiny, "task.validation_size=2", "evaluation.max_new_tokens=4", *short_stages()]

@@ -80,6 +80,27 @@ def train(
     _print_summary(summary, folder)
 
 
+@app.command()
+def sweep(
+    source: Annotated[str, typer.Argument(metavar="SWEEP_OR_RECIPE", help="A sweep file, or a recipe to vary.")],
+    vary: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=A,B,C]... [seeds=N]", help="Axes of the grid, and seeds.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the runs are kept; runs/sweeps/NAME.")] = None,
+    only_table: Annotated[bool, typer.Option("--table", help="Run nothing; show what is there.")] = False,
+) -> None:
+    """Train a grid of settings and seeds, and compare them in one table. The same command goes on with what is left."""
+    from tessera.sweep import read_sweep, run_sweep, table, write_table
+
+    grid = read_sweep(source, vary or [])
+    folder = out or Path("runs") / "sweeps" / Path(source).stem
+    code = 0 if only_table else run_sweep(grid, folder, _say)
+    _say(write_table(table(grid, folder), folder))
+    if code:
+        _complain("stopped and saved; the same command goes on")
+        raise typer.Exit(code)
+
+
 @app.command(name="eval")
 def evaluate(
     source: Annotated[str, typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run folder.")],
@@ -158,11 +179,13 @@ def models() -> None:
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
-    from tessera.recipe import headline, shipped_recipes
+    from tessera.recipe import headline, shipped_recipes, shipped_sweeps
 
     shipped = shipped_recipes()
     for name, path in shipped.items():
         _say(f"{name:<{max(map(len, shipped))}}  {headline(path)}")
+    for name, path in shipped_sweeps().items():
+        _say(f"{name:<{max(map(len, shipped))}}  {headline(path)} (tessera sweep)")
 
 
 @app.command()

@@ -76,7 +76,10 @@ def read_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     is YAML. Raises UserError for an unknown recipe or key (with the nearest name) or a value that does not fit.
     """
     path = find_recipe(source)
-    data = apply_overrides(_parse(path), overrides)
+    data = read_mapping(path)
+    if "vary" in data:
+        raise UserError(f"{source} is a sweep, not a recipe: run it with `tessera sweep {source}`")
+    apply_overrides(data, overrides)
     if isinstance(run := data.get("run") or {}, dict):
         data["run"] = {"dir": str(Path("runs") / path.stem), **run}
     own = path.resolve().parent
@@ -95,8 +98,12 @@ def check_recipe(data: Mapping[str, Any], what: str) -> Recipe:
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name (`nano/s_grpo_svamp_smollm2`)."""
-    root = _root()
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    return {name: path for name, path in _shipped().items() if not _is_sweep(path)}
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """The sweeps that come with the package, by name."""
+    return {name: path for name, path in _shipped().items() if _is_sweep(path)}
 
 
 def headline(path: Path) -> str:
@@ -106,11 +113,11 @@ def headline(path: Path) -> str:
 
 
 def find_recipe(source: str) -> Path:
-    """The file of a recipe given by path, or by the name of a shipped one (with or without `.yaml`)."""
+    """The file of a recipe or sweep given by path, or by the name of a shipped one (with or without `.yaml`)."""
     path = Path(source).expanduser()
     if path.is_file():
         return path
-    shipped = shipped_recipes()
+    shipped = _shipped()
     name = source.removeprefix("recipes/").removesuffix(".yaml")
     if name in shipped:
         return shipped[name]
@@ -125,7 +132,19 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise UserError(f"override {override!r} must be key=value, such as task.digits=2")
-        _set(data, key, _yaml(text, f"override {key}: {text!r}"))
+        _set(data, key, parse_yaml(text, f"override {key}: {text!r}"))
+    return data
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in the YAML file `path`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}") from None
+    data = parse_yaml(text, f"recipe {path}")
+    if not isinstance(data, dict):
+        raise UserError(f"recipe {path} must be a mapping of keys, got {type(data).__name__}")
     return data
 
 
@@ -151,7 +170,8 @@ for _class in (_Loader, _Dumper):
     )
 
 
-def _yaml(text: str, what: str) -> Any:
+def parse_yaml(text: str, what: str) -> Any:
+    """YAML in which `1e-4` is a number and no key stands twice; `what` names it in errors."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -164,20 +184,19 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return f"{problem or ' '.join(str(error).split())}{where}"
 
 
+def _shipped() -> dict[str, Path]:
+    root = _root()
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
 def _root() -> Path:
     installed = Path(__file__).parent / "_recipes"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read: {error}") from None
-    data = _yaml(text, f"recipe {path}")
-    if not isinstance(data, dict):
-        raise UserError(f"recipe {path} must be a mapping of keys, got {type(data).__name__}")
-    return data
+def _is_sweep(path: Path) -> bool:
+    """Whether a shipped file has the key that makes it a sweep."""
+    return re.search(r"^vary:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def _check_kind(index: int, stage: Any) -> None:

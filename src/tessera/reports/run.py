@@ -110,6 +110,14 @@ class RunFolder:
             line = " ".join(str(error).split())
             raise UserError(f"{self.path / 'recipe.yaml'} is not a YAML mapping: {line}") from error
 
+    def changed(self, recipe_text: str, fingerprint: str) -> str | None:
+        """The first keys in which the run's recipe and this one differ, in words; None when the fingerprint is its."""
+        if self.environment().get("fingerprint") == fingerprint:
+            return None
+        found = differences(self.recipe(), yaml.safe_load(recipe_text))
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        return ("; ".join(found[:3]) or "no key, but the data or the code it names") + more
+
     def environment(self) -> dict[str, Any]:
         """What the run was started on, and the recipe's `fingerprint`."""
         return self._read_json("environment.json")
@@ -220,13 +228,9 @@ class RunFolder:
             _delete(self.path / name)
 
     def _check_same(self, recipe_text: str, fingerprint: str) -> None:
-        if self.environment().get("fingerprint") == fingerprint:
-            return
-        found = differences(self.recipe(), yaml.safe_load(recipe_text))
-        named = "; ".join(found[:3]) or "no key, but the data or the code it names"
-        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-        advice = "give the run's own recipe, or another run.dir"
-        raise UserError(f"cannot resume {self.path} with another recipe: {named}{more}; {advice}")
+        if (changed := self.changed(recipe_text, fingerprint)) is not None:
+            advice = "give the run's own recipe, or another run.dir"
+            raise UserError(f"cannot resume {self.path} with another recipe: {changed}; {advice}")
 
     def _check_writable(self) -> None:
         if not self._lock:
