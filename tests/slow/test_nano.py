@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 
 from tessera import launch
 from tessera.algorithms import registered
@@ -29,14 +28,9 @@ LOGGED = {
 
 @pytest.mark.parametrize("name", registered())
 def test_its_nano_recipe_trains_for_twenty_steps(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with caplog.at_level(logging.WARNING, "tessera"):
-            recipe = read_recipe(f"nano/{name}_arithmetic_smollm2", [f"run.dir={tmp_path / 'run'}"])
-            summary = launch.start(launch.prepare(recipe))
-    finally:
-        torch.set_num_threads(threads)
+    with caplog.at_level(logging.WARNING, "tessera"):
+        recipe = read_recipe(f"nano/{name}_arithmetic_smollm2", [f"run.dir={tmp_path / 'run'}"])
+        summary = launch.start(launch.prepare(recipe))
     assert summary["status"] == "finished"
     assert caplog.records == []  # the sentinels are quiet
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
