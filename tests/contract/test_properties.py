@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specs import SPECS
 from tessera import score_group
 from tessera.algorithms import registered
 
 NAMES = list(registered())
+SHARPER_SPECS = [spec for spec in SPECS if len(spec) > 1]
 shapes = st.tuples(st.integers(2, 64), st.integers(0, 48)) | st.sampled_from([(2, 4096), (64, 1), (3, 1500), (50, 300)])
 rewards = st.one_of(
     st.sampled_from([[0.0, 1.0], [1.0], [0.1], [0.1 + 0.2, 0.3], [1e-300, 0.0], [5e-324, 0.0], [1e300, -1e300, 1.0]]),
@@ -48,6 +50,23 @@ def test_every_group_has_a_finite_loss_and_gradient(name, shape, rewards, seed, 
     assert not (loss.selected & ~group["mask"]).any()
     same_reward = group["rewards"].clamp(-1e38, 1e38).unique().numel() == 1
     assert not (same_reward and loss.advantage.any())
+
+
+@pytest.mark.parametrize("spec", SHARPER_SPECS, ids=str)
+@settings(max_examples=6, deadline=None)
+@given(shape=shapes, rewards=rewards, seed=st.integers(0, 999), spread=st.sampled_from([0.0, 1.0, 30.0, 1000.0]))
+def test_so_has_every_option(spec, shape, rewards, seed, spread):
+    group = random_group(shape, rewards, seed, spread)
+    known = torch.where(group["mask"], group["logp"].detach(), torch.nan)
+    truncated = group["lengths"] == group["lengths"].max()
+    config = {key: value for key, value in spec.items() if key != "name"}
+    loss = score_group(
+        spec["name"], config=config, seed=seed, eos_logp=known, entropy=-known, truncated=truncated, **group
+    )
+    loss.value.backward()
+    for x in (loss.value, loss.per_token, loss.advantage, loss.weight, group["logp"].grad):
+        assert torch.isfinite(x).all()
+    assert not (loss.selected & ~group["mask"]).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

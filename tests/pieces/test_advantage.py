@@ -1,10 +1,12 @@
 """Advantages, by hand."""
 
+from dataclasses import replace
 from math import sqrt
 
 import pytest
 import torch
 
+from tessera.core.errors import UserError
 from tessera.pieces import make
 
 
@@ -137,3 +139,31 @@ def test_prefix_value_is_zero_when_rewards_are_equal(written):
 def test_both_need_a_group():
     for name in ("group_normalized", "prefix_value"):
         assert make("advantage", name).needs == {"group"}
+
+
+def test_leave_one_out_compares_with_the_mean_of_the_others(written):
+    batch = written((0, 4, [1]), (0, 1, [2]), (0, 1, [3]), (1, 7, [4]), (1, 7, [5]))
+    advantage_BT = make("advantage", "leave_one_out")(batch)
+    assert advantage_BT[:, 0].tolist() == pytest.approx([3.0, -1.5, -1.5, 0.0, 0.0])  # 4 - (1 + 1)/2, 1 - (4 + 1)/2
+
+
+def test_a_floor_holds_failures_up(written):
+    batch = written((0, 1, [1]), (0, 0, [2, 3]))
+    floored = make("advantage", "floored", floor=-0.25, eps=0.0, std="population")(batch)
+    assert floored.tolist() == [[1.0, 0.0], [-0.25, -0.25]]  # without a floor 1 and -1
+    without = make("advantage", "floored", floor=None, eps=0.0, std="population")(batch)
+    assert without.tolist() == [[1.0, 0.0], [-1.0, -1.0]]
+
+
+def test_the_value_bound_is_the_chance_that_the_completion_had_ended_before(written):
+    batch = written((0, 1, [1, 2, 3]), (0, 0, [4, [5], 6]))
+    eos_logp_BT = torch.tensor([[0.5, 0.25, 0.9], [0.5, 0.9, 0.9]]).log()  # of the tool's token: no matter
+    batch = replace(batch, eos_logp_BT=eos_logp_BT)
+    bounded = make("advantage", "value_bounded", floor=None, eps=0.0, std="population")(batch)
+    # 1 - 1, 1 - 0.5, 1 - 0.5 * 0.75 above the advantages 1 and -1
+    assert bounded[0].tolist() == pytest.approx([1.0, 1.5, 1.625])
+    assert bounded[1].tolist() == pytest.approx([-1.0, 0.0, -0.5])
+    held = make("advantage", "value_bounded", floor=-0.75, eps=0.0, std="population")(batch)
+    assert held[1].tolist() == pytest.approx([-0.75, 0.0, -0.5])
+    with pytest.raises(UserError, match="value_bounded needs eos_logp"):
+        make("advantage", "value_bounded")(replace(batch, eos_logp_BT=None))

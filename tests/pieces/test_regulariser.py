@@ -85,3 +85,17 @@ def test_l2_defaults_to_the_papers_strength():
 def test_each_says_what_it_needs():
     assert make("regulariser", "kl").needs == {"ref_logp"}
     assert make("regulariser", "l2").needs == {"parameters"}
+
+
+def test_the_printed_weighted_penalty_pulls_away_from_the_reference_and_the_scaled_one_does_not(one_row):
+    logp = torch.tensor([-1.0, -1.0], dtype=torch.float64, requires_grad=True)
+    scored = one_row(logp, ref=[-1.0, -1.0 + log(2)], weight=[1.4, 1.4])  # r = 1 and 2
+    printed_BT = make("regulariser", "weighted_kl", beta=0.5)(scored)
+    scaled_BT = make("regulariser", "scaled_kl", beta=0.5)(scored)
+    expected = [0.5 * (1.4 * r - log(1.4 * r) - 1) for r in (1, 2)]
+    assert printed_BT[0].tolist() == pytest.approx(expected)
+    assert scaled_BT[0].tolist() == pytest.approx([0.0, 0.5 * 1.4 * (2 - log(2) - 1)])
+    (gradient,) = torch.autograd.grad(printed_BT.sum(), logp)
+    assert gradient.tolist() == pytest.approx([0.5 * (1 - 1.4), 0.5 * (1 - 2.8)])
+    (gradient,) = torch.autograd.grad(scaled_BT.sum(), logp)
+    assert gradient.tolist() == pytest.approx([0.0, 0.5 * 1.4 * (1 - 2)])

@@ -1,11 +1,14 @@
 """Selections, by hand and against a plain scan."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.core.batch import make_batch
+from tessera.core.errors import UserError
 from tessera.core.seeding import generator
 from tessera.pieces import make
 
@@ -159,3 +162,33 @@ def test_one_completion_may_be_a_prefix_of_another(written):
 def test_rewards_next_to_each_other_are_informative(written):
     assert select(written((0, 0.1 + 0.2, [1]), (0, 0.3, [2])), "unique_pairs") == [[1], [1]]
     assert select(written((0, 0.3, [1]), (0, 0.3, [2])), "unique_pairs") == [[0], [0]]
+
+
+def test_complete_leaves_out_what_was_cut(written):
+    batch = replace(written((0, 1, [1, 2]), (0, 0, [3, [4], 5])), truncated_B=torch.tensor([True, False]))
+    assert select(batch, "complete") == [[0, 0, 0], [1, 0, 1]]
+    with pytest.raises(UserError, match="complete needs truncated"):
+        select(replace(batch, truncated_B=None), "complete")
+
+
+def test_high_entropy_takes_a_share_of_the_step_or_of_each_group_rounded_up(written):
+    batch = written((0, 1, [1, [2], 3]), (0, 0, [4, 5]), (1, 1, [6, 7]), (1, 0, [8]))
+    entropy_BT = torch.tensor([[5.0, 99.0, 1.0], [4.0, 3.0, 99.0], [2.0, 0.5, 99.0], [2.0, 99.0, 99.0]])
+    batch = replace(batch, entropy_BT=entropy_BT)  # 99 where the policy wrote nothing
+    # 7 tokens: 2/7 of them are two, those of 5 and 4; 3/7 + a little are four, and two tie for the fourth place
+    assert select(batch, "high_entropy", fraction=2 / 7) == [[1, 0, 0], [1, 0, 0], [0] * 3, [0] * 3]
+    assert select(batch, "high_entropy", fraction=0.45) == [[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 0, 0]]
+    # a quarter of four, and of three, rounded up: one each, and what ties with it
+    by_group = select(batch, "high_entropy", fraction=0.25, scope="group")
+    assert by_group == [[1, 0, 0], [0] * 3, [1, 0, 0], [1, 0, 0]]
+    with pytest.raises(UserError, match="high_entropy needs entropy"):
+        select(replace(batch, entropy_BT=None), "high_entropy")
+
+
+def test_a_random_fraction_is_one_of_the_policys_tokens(written):
+    batch = written((0, 1, [1] * 4000), (0, 0, [[2]] * 4000))
+    mine, tools = select(batch, "random_fraction", fraction=0.3)
+    assert sum(mine) == pytest.approx(1200, abs=5 * (4000 * 0.3 * 0.7) ** 0.5)
+    assert not any(tools)
+    assert select(batch, "random_fraction", seed=1, fraction=0.3) != [mine, tools]
+    assert select(batch, "random_fraction", fraction=1.0)[0] == [1] * 4000

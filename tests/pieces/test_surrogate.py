@@ -1,6 +1,6 @@
 """Surrogates: value, gradient, and where a clip bound it, by hand."""
 
-from math import exp, inf, log
+from math import exp, inf, log, tanh
 
 import pytest
 import torch
@@ -119,3 +119,80 @@ def test_probability_of_an_impossible_token_is_small_not_nan(one_row):
     value, *_ = evaluate("probability", logp, one_row(logp, advantage=[1.0, 1.0]))
     assert value == [0.0, exp(-50)]
     assert inf not in value
+
+
+def test_a_trace_multiplies_earlier_ratios_into_the_tokens_own(one_row):
+    # decay 1/2, log-ratios 0.2, -0.4, 0: exponents 0.2, 0.1 - 0.4, 0.05 - 0.2; clipped from 0.8 to 1.2
+    logp = leaf(-0.8, -1.4, -1.0)
+    scored = one_row(logp, old=[-1.0] * 3)
+    value, gradient, low, high = evaluate("trace_ratio", logp, scored, lambda_=0.5)
+    assert value == pytest.approx([1.2, exp(-0.3), exp(-0.15)])
+    assert high == [True, False, False] and low == [False] * 3
+    # d/dlogp_j = Σ_{t≥j} 2^(j-t) rho_t over the tokens that no clip binds
+    late = exp(-0.15)
+    assert gradient == pytest.approx([exp(-0.3) / 2 + late / 4, exp(-0.3) + late / 2, late])
+
+
+def test_the_printed_clip_of_the_trace_bounds_failures_from_above(one_row):
+    logp = leaf(log(1.5) - 1)
+    scored = one_row(logp, old=[-1.0], advantage=[-1.0])
+    assert evaluate("trace_ratio", logp, scored)[:2] == (pytest.approx([-1.5]), pytest.approx([-1.5]))
+    value, gradient, low, high = evaluate("trace_ratio", logp, scored, clip_form="printed_algorithm")
+    assert (value, gradient, low, high) == (pytest.approx([-1.2]), [0.0], [False], [True])
+
+
+def test_both_traces_reach_back_to_the_first_tokens(one_row):
+    # row 2 of tr: max(1/4, 1), max(1/2, 1/2), 1
+    logp = leaf(-0.99, -0.98, -0.96)
+    value, *_ = evaluate("trace_ratio", logp, one_row(logp, old=[-1.0] * 3), lambda_=0.5, trace="both")
+    assert value == pytest.approx([exp(0.01), exp(0.01 + 0.02), exp(0.01 + 0.01 + 0.04)])
+
+
+def test_an_exponent_out_of_bounds_is_held_and_reported(one_row):
+    logp = leaf(-1.0, -1.0)
+    terms = make("surrogate", "trace_ratio", clip_high=None)(one_row(logp, old=[-31.0, -1.0]))
+    assert terms.bounded_BT.tolist() == [[True, True]]
+    assert terms.objective_BT[0].tolist() == pytest.approx([exp(20)] * 2)
+
+
+def test_a_trace_as_a_weight_sums_squashed_log_probs(one_row):
+    def f(x):
+        return 1 + 1 / (1 + exp(1 - x))
+
+    logp = leaf(-1.0, -2.0)
+    scored = one_row(logp, advantage=[2.0, 2.0])
+    value, *_ = evaluate("trace_weight", logp, scored, lambda_=0.5)
+    assert value == pytest.approx([2 * f(-1), 2 * (f(-1) / 2 + f(-2))])
+    value, *_ = evaluate("trace_weight", logp, scored, lambda_=0.5, soft_clamp="tanh")
+    assert value == pytest.approx([2 * (1 + tanh(-2)), (1 + tanh(-2)) + 2 * (1 + tanh(-3))])
+    value, *_ = evaluate("trace_weight", logp, scored, lambda_=0.5, weight_form="row_sum")
+    assert value == pytest.approx([2.0, 3.0])
+
+
+def test_a_sequence_has_one_ratio_and_clips_as_a_whole(one_row):
+    logp = leaf(-1.3, -0.4)  # log-ratios -0.3 and 0.6: their mean is 0.15
+    scored = one_row(logp, old=[-1.0, -1.0])
+    value, gradient, _, high = evaluate("sequence_ratio", logp, scored, clip_low=0.2, clip_high=0.2)
+    assert value == pytest.approx([exp(0.15)] * 2)
+    assert gradient == pytest.approx([exp(0.15)] * 2)  # two tokens' objectives, half of the exponent each
+    assert high == [False, False]
+    value, gradient, _, high = evaluate("sequence_ratio", logp, scored, clip_low=0.1, clip_high=0.1)
+    assert (value, gradient, high) == (pytest.approx([1.1] * 2), [0.0, 0.0], [True, True])
+
+
+def test_a_bounded_importance_weight_keeps_the_gradient(one_row):
+    ratios = [0.5, 1.1, 1.5]
+    logp = leaf(*(log(r) - 1 for r in ratios))
+    scored = one_row(logp, old=[-1.0] * 3, advantage=[2.0, 2.0, -2.0])
+    value, gradient, low, high = evaluate("clipped_importance", logp, scored)
+    assert gradient == pytest.approx([1.6, 2.2, -2.4])
+    assert value == pytest.approx([g * (log(r) - 1) for g, r in zip(gradient, ratios, strict=True)])
+    assert (low, high) == ([True, False, False], [False, False, True])
+    assert evaluate("clipped_importance", logp, scored, clip_low=None)[1] == pytest.approx([1.0, 2.2, -2.4])
+
+
+def test_a_weight_inside_the_clip_can_silence_a_token_at_ratio_one(one_row):
+    logp = leaf(-1.0, -1.0)
+    scored = one_row(logp, weight=[1.4, 1.2])
+    value, gradient, _, high = evaluate("weighted_ratio", logp, scored, clip_high=0.24)
+    assert (value, gradient, high) == (pytest.approx([1.24, 1.2]), pytest.approx([0.0, 1.2]), [True, False])
