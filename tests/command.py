@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -37,11 +38,12 @@ def tessera(*arguments: str | Path) -> Outcome:
 
 
 def spawn(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """The same as a program of its own, its output in pipes."""
+    """The same as a program of its own, its output in pipes; it hears an interrupt even where the tests' own shell ignores it."""
     return subprocess.Popen(
         [sys.executable, "-m", "tessera.cli", *map(str, arguments)],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
         env={**os.environ, **ENVIRONMENT},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
