@@ -38,7 +38,7 @@ def tessera(*arguments: str | Path) -> Outcome:
 
 
 def spawn(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """The same as a program of its own, its output in pipes; it hears an interrupt even where the tests' own shell ignores it."""
+    """The same as a program of its own, its output in pipes; an interrupt reaches it even if our shell ignores it."""
     return subprocess.Popen(
         [sys.executable, "-m", "tessera.cli", *map(str, arguments)],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
