@@ -20,7 +20,7 @@ from tessera.rollout.engine import Sampling
 from tessera.rollout.hf import HFEngine
 from tessera.tasks.in_memory import InMemoryTask
 from tessera.training.optimizer import Optimizer
-from tessera.training.settings import OptimizerSettings
+from tessera.training.settings import ComputeSettings, OptimizerSettings
 from tessera.training.step import Learner
 from tiny import tiny_policy
 
@@ -73,9 +73,9 @@ def learner(on: Bench, spec: Mapping[str, Any], budget: int = WHOLE) -> Learner:
     algorithm = build(spec)
     optimizer = Recording(on.policy.trainable_parameters(), OptimizerSettings(), 10)
     reference = on.reference if "ref_logp" in algorithm.needs else None
-    ends = sorted(on.policy.eos_ids)
+    ends, compute = sorted(on.policy.eos_ids), ComputeSettings(tokens_per_microbatch=budget)
     return Learner(
-        on.policy.model, algorithm, optimizer, reference, temperature=TEMPERATURE, budget=budget, eos_ids=ends
+        on.policy.model, algorithm, optimizer, reference, temperature=TEMPERATURE, compute=compute, eos_ids=ends
     )
 
 

@@ -39,7 +39,7 @@ def test_weights_and_caches_are_those_of_the_model(recipe: Path) -> None:
 
 def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
     """6 test problems at a time, 4 tokens each, against one step with 2 completions; or 3 when rows are limited."""
-    small = ["stages.rl.group_size=2", "stages.rl.tokens_per_microbatch=1", "evaluation.max_new_tokens=300"]
+    small = ["stages.rl.group_size=2", "stages.rl.compute.tokens_per_microbatch=1", "evaluation.max_new_tokens=300"]
     phase, parts = plan(recipe, *small)
     assert phase == "evaluation"
     assert parts["key-value cache (sampling)"] == 2 * 4 * 16 * 4 * 6 * (23 + 300)
@@ -63,7 +63,7 @@ def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
     ],
 )
 def test_a_micro_batch_takes_the_rows_that_its_budget_allows(recipe: Path, budget: int, rows: int) -> None:
-    _, parts = plan(recipe, "stages.rl.prompts_per_step=2", f"stages.rl.tokens_per_microbatch={budget}",
+    _, parts = plan(recipe, "stages.rl.prompts_per_step=2", f"stages.rl.compute.tokens_per_microbatch={budget}",
                     "evaluation.test_size=1")  # fmt: skip
     assert parts["key-value cache (update)"] == 2 * 4 * 16 * 4 * rows * (23 + 6)
 
@@ -72,7 +72,7 @@ def test_a_supervised_stage_has_a_prompt_a_row_and_samples_nothing(recipe: Path,
     """Prompt 3 (<bos>, 2 characters), completions of 4 and 2 tokens with the end: the longest of each, 3 + 4."""
     rows = '{"prompt": "ab", "completion": "xyz"}\n{"prompt": "c", "completion": "x"}\n'
     (tmp_path / "warm.jsonl").write_text(rows)
-    stage = "stages=[{kind: sft, steps: 1, batch_size: 9, data: warm.jsonl, tokens_per_microbatch: 15}]"
+    stage = "stages=[{kind: sft, steps: 1, batch_size: 9, data: warm.jsonl, compute: {tokens_per_microbatch: 15}}]"
     phase, parts = plan(recipe, stage, "task.test_size=0", "task.validation_size=0")
     assert phase == "stage sft"
     assert parts["key-value cache (sampling)"] == 0

@@ -25,7 +25,7 @@ from tessera.training import settings
 
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-COMMON = {"steps", "optimizer", "tokens_per_microbatch"}
+COMMON = {"steps", "optimizer", "compute"}
 
 
 def tables(text: str) -> dict[str, dict[str, str]]:
@@ -71,6 +71,7 @@ SECTIONS: Mapping[str, Any] = {
     "stages": defaults(settings.RLStage, of=COMMON),
     "stages: sft": defaults(settings.SFTStage, but=COMMON),
     "stages: rl": defaults(settings.RLStage, but=COMMON),
+    "stages.compute": defaults(settings.ComputeSettings),
     "stages.optimizer": defaults(settings.OptimizerSettings),
     "stages.replay": defaults(settings.ReplaySettings),
     "stages.rollouts": defaults(settings.RolloutSettings),

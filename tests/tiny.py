@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, processors
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GenerationConfig,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tessera.policy.adapters import LoraSettings
@@ -110,3 +127,48 @@ def save_tiny(folder: str | Path, seed: int = 0, *, layers: int = 4, std: float 
         tiny_model(seed, layers=layers, std=std).save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
     return Path(folder)
+
+
+_SIZES = {
+    "vocab_size": 102,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "initializer_range": 0.4,
+    "pad_token_id": 0,
+}
+_GROUPED = {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
+_TWO_KINDS = ["full_attention", "sliding_attention", "full_attention"]
+# By model type: what runs on packed forests, and GPT-2, Granite and Cohere, which do not.
+TINY_FAMILIES: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**_GROUPED),
+    "mistral": MistralConfig(**_GROUPED, sliding_window=5),
+    "qwen2": Qwen2Config(**_GROUPED, use_sliding_window=True, sliding_window=5, layer_types=_TWO_KINDS),
+    "qwen3": Qwen3Config(**_GROUPED, head_dim=8, tie_word_embeddings=True),
+    "gemma": GemmaConfig(**_GROUPED, head_dim=8),
+    "gemma2": Gemma2Config(
+        **_GROUPED,
+        head_dim=8,
+        final_logit_softcapping=2.0,
+        attn_logit_softcapping=3.0,
+        sliding_window=5,
+        layer_types=_TWO_KINDS,
+        attn_implementation="eager",  # the others leave out the cap
+    ),
+    "gemma3_text": Gemma3TextConfig(**_GROUPED, head_dim=8, sliding_window=5, layer_types=_TWO_KINDS),
+    "granite": GraniteConfig(**_GROUPED, logits_scaling=3.0, residual_multiplier=0.5),
+    "cohere": CohereConfig(**_GROUPED, logit_scale=0.25),
+    "gpt2": GPT2Config(vocab_size=102, n_embd=32, n_layer=3, n_head=4, initializer_range=0.4),
+}
+
+
+def tiny_family(name: str, dtype: torch.dtype = torch.float32) -> Policy:
+    """A random three-layer policy of model type `name`, adapted in its upper two layers."""
+    config = TINY_FAMILIES[name]
+    targets = ("c_attn",) if name == "gpt2" else ("q_proj", "v_proj")
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        lora = LoraSettings(targets=targets, last_fraction="2/3", rank=4, alpha=8)
+        return Policy.from_objects(model, tiny_tokenizer(), lora=lora, name=name)

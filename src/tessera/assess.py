@@ -132,7 +132,7 @@ def _of_stage(prepared: Prepared, stage: Stage, texts: _Texts) -> Workload:
         group, rows, sampled = 1, stage.batch_size, 0
         pairs = sft.pairs(prepared.task, stage)
         prompt, completion = texts.longest((problem, texts.count(text) + 1) for problem, text in pairs)
-    fitting = _rows_in(stage.tokens_per_microbatch, rows, group, prompt, completion)
+    fitting = _rows_in(stage.compute.tokens_per_microbatch, rows, group, prompt, completion)
     return Workload(sampled, fitting, prompt, completion, update_prompts=-(-fitting // group))
 
 

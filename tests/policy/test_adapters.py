@@ -23,8 +23,8 @@ from tessera.policy.adapters import (
     attach_lora,
     attach_saved,
     decoder_layers,
+    frozen_layers,
     load_adapter_state,
-    lowest_adapted_layer,
     save_adapter,
     set_adapter_state,
 )
@@ -96,7 +96,7 @@ def test_only_the_chosen_maps_of_the_last_layers_learn() -> None:
         for target in ("q_proj", "v_proj")
         for ab in "AB"
     }
-    assert lowest_adapted_layer(model) == 2
+    assert frozen_layers(model) == 2
     # hidden 32, 2 key-value heads of size 8, rank 4: q is 32 -> 32, v is 32 -> 16
     assert [tuple(m.shape) for m in adapter_matrices(model)] == 2 * [(4, 32), (32, 4), (4, 32), (16, 4)]
 
@@ -112,7 +112,7 @@ def test_a_model_with_other_names_gets_its_adapters_too() -> None:
     gpt = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=16, n_head=2, vocab_size=40, n_positions=32))
     assert decoder_layers(gpt)[0] == "transformer.h"
     model = attach_lora(gpt, LoraSettings(targets=("c_attn",), last_fraction="2/3"), seed=0)
-    assert lowest_adapted_layer(model) == 1
+    assert frozen_layers(model) == 1
     assert {name.split("h.")[1][0] for name in adapter_state(model)} == {"1", "2"}
 
 
@@ -243,4 +243,5 @@ def test_folders_that_hold_no_lora_adapter_are_refused(tmp_path: Path) -> None:
         attach_saved(tiny_model(), tmp_path)
     with pytest.raises(UserError, match="carries no adapter"):
         adapter_state(tiny_model())
-    assert lowest_adapted_layer(tiny_model()) is None
+    assert frozen_layers(tiny_model()) == 0  # everything learns
+    assert frozen_layers(tiny_model().requires_grad_(False)) == 4

@@ -11,8 +11,9 @@ from transformers import DynamicCache
 
 from tessera.core.errors import UserError
 from tessera.policy.adapters import LoraSettings, attach_lora, save_adapter
+from tessera.policy.forest import Row
 from tessera.policy.load import ModelConfig, load_policy
-from tessera.policy.logprobs import Row, score
+from tessera.policy.logprobs import score
 from tessera.policy.memory import Workload, estimate, skeleton
 from tiny import tiny_model, tiny_policy
 

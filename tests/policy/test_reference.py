@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from tessera.policy.adapters import LoraSettings, adapter_matrices, adapter_state
+from tessera.policy.forest import Row
 from tessera.policy.load import Policy
-from tessera.policy.logprobs import Row, score
+from tessera.policy.logprobs import score
 from tessera.policy.reference import Reference
 from tiny import TINY_LORA, tiny_policy
 

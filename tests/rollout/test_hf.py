@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tessera.core.errors import RunStopped, TesseraError
 from tessera.core.types import Completion
 from tessera.policy.adapters import LoraSettings, adapter_matrices, decoder_layers
+from tessera.policy.forest import Row
 from tessera.policy.load import Policy
-from tessera.policy.logprobs import Row, score
+from tessera.policy.logprobs import score
 from tessera.policy.prefix import causal_lm
 from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine, invert

@@ -1,50 +1,60 @@
-"""Micro-batches: every row once, within the budget, prompts together."""
+"""Micro-batches: every row once, within the budget, shared prefixes together; padded ones by prompt and length."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.policy.logprobs import Row
-from tessera.training.batching import micro_batches
+from tessera.policy.forest import Row, plant
+from tessera.training.batching import micro_batches, padding, slots
 
 
-def row(prompt: int, length: int, last: int) -> Row:
-    return Row((prompt,) * length, tuple(range(last + 1)), (last,))
+def row(prompt: int, length: int, last: int, first: int = 0) -> Row:
+    return Row((prompt,) * length, (first, *range(1, last + 1)), (last,))
 
 
-def cost(rows: list[Row]) -> int:
-    """Every distinct prompt padded to the longest, and every row up to before its last planned token, padded alike."""
-    prompts = {r.prompt_ids for r in rows}
-    return len(prompts) * max(len(p) for p in prompts) + len(rows) * max(r.positions[-1] for r in rows)
+def test_packed_costs_by_hand() -> None:
+    rows = [row(1, 10, 5), row(2, 4, 5), row(1, 10, 2), row(1, 10, 3, first=9)]
+    # Prompt 1 with its first two rows, one of which begins the other: 10 + 5. The third begins with a 9: 3 more.
+    # Prompt 2 and its row: 9 more.
+    assert micro_batches(rows, 27) == [[2, 0, 3, 1]]
+    assert micro_batches(rows, 26) == [[2, 0, 3], [1]]
+    assert micro_batches(rows, 18) == [[2, 0, 3], [1]]
+    assert micro_batches(rows, 17) == [[2, 0], [3], [1]]
+    assert micro_batches(rows, 1) == [[2], [0], [3], [1]]  # a row that exceeds the budget goes alone
 
 
-def test_costs_by_hand() -> None:
+def test_padded_costs_by_hand() -> None:
     rows = [row(1, 10, 5), row(2, 4, 5), row(1, 10, 2), row(1, 10, 3)]
     # Prompt 1 has 10 tokens; its rows 2, 3 and 5: 10 + 2*3 = 16 with two, 10 + 3*5 = 25 with three. Prompt 2 joins at
-    # 2*10 + 4*5 = 40.
-    assert micro_batches(rows, 40) == [[2, 3, 0, 1]]
-    assert micro_batches(rows, 39) == [[2, 3, 0], [1]]
-    assert micro_batches(rows, 25) == [[2, 3, 0], [1]]
-    assert micro_batches(rows, 16) == [[2, 3], [0], [1]]
-    assert micro_batches(rows, 1) == [[2], [3], [0], [1]]  # a row that exceeds the budget goes alone
+    # 2*10 + 4*5 = 40, of which its own 6 and 0 + 2 + 3 + 0 of the rows hold no token.
+    assert micro_batches(rows, 40, packed=False) == [[2, 3, 0, 1]]
+    assert micro_batches(rows, 39, packed=False) == [[2, 3, 0], [1]]
+    assert micro_batches(rows, 25, packed=False) == [[2, 3, 0], [1]]
+    assert micro_batches(rows, 16, packed=False) == [[2, 3], [0], [1]]
+    assert micro_batches(rows, 1, packed=False) == [[2], [3], [0], [1]]
+    assert padding(rows) == 6 + 5
 
 
-def test_nothing_is_no_micro_batch() -> None:
-    assert micro_batches([], 100) == []
+@pytest.mark.parametrize("packed", [True, False])
+def test_nothing_is_no_micro_batch(packed: bool) -> None:
+    assert micro_batches([], 100, packed=packed) == []
 
 
-ROWS = st.lists(st.builds(row, st.integers(1, 3), st.integers(1, 6), st.integers(0, 8)), max_size=20)
+ROWS = st.lists(st.builds(row, st.integers(1, 3), st.integers(1, 6), st.integers(0, 8), st.integers(0, 2)), max_size=20)
 
 
-@given(ROWS, st.integers(1, 120))
-def test_every_row_once_within_the_budget(rows: list[Row], budget: int) -> None:
-    cuts = micro_batches(rows, budget)
+@given(ROWS, st.integers(1, 120), st.booleans())
+def test_every_row_once_within_the_budget(rows: list[Row], budget: int, packed: bool) -> None:
+    cuts = micro_batches(rows, budget, packed=packed)
     assert sorted(i for cut in cuts for i in cut) == list(range(len(rows)))
-    assert all(cost([rows[i] for i in cut]) <= budget or len(cut) == 1 for cut in cuts)
+    for members in ([rows[i] for i in cut] for cut in cuts):
+        cost = len(plant(members)) if packed else slots(members)
+        assert cost <= budget or len(members) == 1
 
 
 @given(ROWS, st.integers(1, 120))
-def test_rows_of_one_prompt_are_neighbours_shortest_first(rows: list[Row], budget: int) -> None:
-    order = [rows[i] for cut in micro_batches(rows, budget) for i in cut]
+def test_padded_rows_of_one_prompt_are_neighbours_shortest_first(rows: list[Row], budget: int) -> None:
+    order = [rows[i] for cut in micro_batches(rows, budget, packed=False) for i in cut]
     assert order == sorted(order, key=lambda r: (r.prompt_ids, r.positions[-1]))

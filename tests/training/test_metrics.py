@@ -64,12 +64,17 @@ def test_a_component_cannot_take_the_place_of_the_total() -> None:
 
 def test_tokens_of_a_step_count_replays() -> None:
     replayed = [group(rollout(5, 1.0, tool=2), rollout(1, 0.0))]
-    updates = [Update(contributing=20, scored=22, grad_norm=1.0), Update(contributing=4, scored=4, grad_norm=1.0)]
+    updates = [
+        Update(contributing=20, scored=22, fed=50, grad_norm=1.0),
+        Update(contributing=4, scored=4, fed=7, padding=3),
+    ]
     assert metrics.of_tokens(GROUPS, replayed, updates) == {
         "tokens/generated": 28 + 4,  # a tool's tokens are not generated
         "tokens/contributing": 24,
         "tokens/contributing_per_example": 12.0,  # the replay's count for the two prompts of the step
         "tokens/scored": 26,
+        "tokens/fed": 57,
+        "tokens/padding": 3,
     }
 
 

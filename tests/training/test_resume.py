@@ -55,7 +55,7 @@ STAGES = {
         "group_size": 4,
         "prompts_per_step": 2,
         "refresh_reference": 3,
-        "tokens_per_microbatch": 40,
+        "compute": {"tokens_per_microbatch": 40},
         "optimizer": {"lr": 5e-3},
     },
 }

@@ -83,7 +83,9 @@ def test_rates_and_temperature_are_those_of_the_stage(tmp_path: Path) -> None:
     optimizer = {"lr": 1e-3, "warmup_steps": 1, "schedule": "linear"}
     run(tmp_path, rl(temperature=0.4, optimizer=optimizer), policy=engine.policy, engine=engine)
     assert [row["learning_rate"] for row in rows_of(tmp_path, "rl")] == pytest.approx([5e-4, 1e-3, 5e-4])
-    assert [sampling for _, sampling in engine.asked] == [Sampling(max_new_tokens=6, temperature=0.4)] * 3
+    assert [sampling for _, sampling in engine.asked] == [
+        Sampling(max_new_tokens=6, temperature=0.4, keep_trunk=True)
+    ] * 3
 
 
 REPLAY = {"successes": 1, "failures": 1}

@@ -19,7 +19,7 @@ from tessera.rollout.collect import Collector
 from tessera.rollout.hf import HFEngine
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.in_memory import InMemoryTask
-from tessera.training.settings import SFTStage
+from tessera.training.settings import ComputeSettings, SFTStage
 from tessera.training.sft import pairs, rows
 from tiny import tiny_policy
 
@@ -126,7 +126,11 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     found = []
     for budget in (1, 30, 10**6):
         policy = tiny_policy(dtype=torch.float64)
-        run(tmp_path / str(budget), sft(batch_size=8, tokens_per_microbatch=budget), policy=policy)
+        run(
+            tmp_path / str(budget),
+            sft(batch_size=8, compute=ComputeSettings(tokens_per_microbatch=budget)),
+            policy=policy,
+        )
         found.append((adapter_state(policy.model), [row["loss"] for row in rows_of(tmp_path / str(budget), "sft")]))
     for state, losses in found[1:]:
         assert losses == pytest.approx(found[0][1], rel=1e-12)

@@ -101,7 +101,9 @@ def test_the_budgets_cut_into_one_some_and_one_a_row(double: Bench, monkeypatch:
         cuts: list[int] = []
         inner = made._micro_batch
         monkeypatch.setattr(
-            made, "_micro_batch", lambda p, part, w, done, i=inner, c=cuts: (c.append(len(part)), i(p, part, w, done))
+            made,
+            "_micro_batch",
+            lambda p, part, w, done, i=inner, c=cuts: (c.append(len(part.part)), i(p, part, w, done)),
         )
         made.update(made.plan(double.groups, generator(5, "selection")))
         assert sum(cuts) == 15

@@ -5,7 +5,9 @@ Axis legend, used by every name in the library:
     B   rows (completions) of the tensor at hand: a group, a micro-batch, or a whole optimiser step
     T   positions in a completion, 0-based from the first token after the prompt
     N   planned positions, flattened over rows
-    P   distinct prompts
+    P   distinct prompts, or the tokens of one
+    K   nodes of a forest: distinct prefixes of the rows of a forward pass
+    U   nodes that predict a planned token, each once;  D   distinct pairs of such a node and a token
     H, V   hidden size, vocabulary
 
 A name without an axis suffix is a scalar or a collection. Nothing here knows a model.

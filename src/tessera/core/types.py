@@ -46,12 +46,14 @@ class Completion:
     """What an engine returns for one row: the sampled ids, their log-probs, and why sampling ended.
 
     `logprobs[t]` is the log-probability of `ids[t]` under the distribution it was drawn from (logits / temperature).
-    `ids` includes the end-of-sequence token when `finish_reason` is `"stop"`.
+    `ids` includes the end-of-sequence token when `finish_reason` is `"stop"`. `trunk` is what an engine in the
+    trainer's process may have kept of the frozen layers' output (tessera.policy.forest.Kept).
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
+    trunk: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Rollout:
     `logprobs[t]` a log-probability (elsewhere None: not scored is not zero). `text` is the assistant's whole turn,
     prefill included. `error` holds the text of a reward that failed; such a rollout has reward None and takes no
     part in training. `reward` is what training sees; `unshaped` is what the task gave, where a penalty was added to it.
+    `trunk` is the completion's.
     """
 
     prompt_ids: tuple[int, ...]
@@ -74,6 +77,7 @@ class Rollout:
     components: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     unshaped: float | None = None
+    trunk: Any = field(default=None, compare=False, repr=False)
 
     @property
     def earned(self) -> float | None:

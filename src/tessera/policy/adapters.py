@@ -107,12 +107,13 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     raise UserError(f"{type(model).__name__} has no list of {depth} layers; adapters need a decoder of stacked layers")
 
 
-def lowest_adapted_layer(model: nn.Module) -> int | None:
-    """The index of the lowest layer that carries an adapter; every layer below it is constant. None: no adapter."""
-    for index, layer in enumerate(decoder_layers(model)[1]):
-        if _has_adapter(layer):
-            return index
-    return None
+def frozen_layers(model: nn.Module) -> int:
+    """How many layers, from the bottom, are below every adapter and everything that learns, and so are constant."""
+    if any(p.requires_grad for p in model.get_input_embeddings().parameters()):  # type: ignore[operator]
+        return 0
+    layers = decoder_layers(model)[1]
+    learning = (i for i, layer in enumerate(layers) if _has_adapter(layer) or _learns(layer))
+    return next(learning, len(layers))
 
 
 def adapter_matrices(model: nn.Module) -> list[nn.Parameter]:
@@ -211,6 +212,10 @@ def _linear_names(layer: nn.Module) -> list[str]:
 
 def _has_adapter(module: nn.Module) -> bool:
     return any(".lora_" in name for name, _ in module.named_parameters())
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:

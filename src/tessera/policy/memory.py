@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from tessera.policy.adapters import adapter_matrices, attach_lora, attach_saved, lowest_adapted_layer
+from tessera.policy.adapters import adapter_matrices, attach_lora, attach_saved, frozen_layers
 from tessera.policy.load import DTYPES, ModelConfig
 from tessera.policy.logprobs import HEAD_CHUNK
 from tessera.policy.sources import load_config
@@ -105,9 +105,7 @@ def _activations(model: nn.Module, work: Workload) -> Part:
     Two norm inputs in float32, query and attention output, three tensors of the feed-forward block, the float32
     input and inner product of each adapted map; and each row's keys and values, repeated for every query head.
     """
-    shape, lowest = _shape(model), lowest_adapted_layer(model)
-    if lowest is None:
-        return Part("activations (update)", 0, "no adapter, no gradient")
+    shape, lowest = _shape(model), frozen_layers(model)
     tokens = work.update_prompts * work.prompt_tokens + work.update_rows * work.completion_tokens
     layer = 2 * FLOAT32 * shape.hidden + (2 * shape.query_width + 3 * shape.intermediate) * _itemsize(model)
     maps = FLOAT32 * sum(p.shape[0] + p.shape[1] for p in adapter_matrices(model)[::2])

@@ -88,6 +88,7 @@ class Collector:
             reward=reward.reward,
             components=reward.components,
             error=reward.error,
+            trunk=completion.trunk,
         )
 
     def _text(self, ids: tuple[int, ...]) -> str:

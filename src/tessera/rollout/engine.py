@@ -11,12 +11,17 @@ from tessera.core.types import Completion
 
 
 class Sampling(BaseModel):
-    """How to sample. `temperature` 0 takes the likeliest token."""
+    """How to sample. `temperature` 0 takes the likeliest token.
+
+    With `keep_trunk` an engine that runs the trainer's own model returns the frozen layers' output with a completion,
+    where there is one to use again; other engines need not look at it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_new_tokens: int = Field(300, gt=0)
     temperature: float = Field(1.0, ge=0)
+    keep_trunk: bool = False
 
 
 class Request(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 from tessera.core.errors import RunStopped
 from tessera.core.seeding import generator
 from tessera.core.types import Completion
+from tessera.policy.forest import Kept
 from tessera.policy.load import Policy
 from tessera.policy.logprobs import logits
 from tessera.policy.prefix import Prefix, causal_lm, extend, prefill
+from tessera.policy.trunk import tapped
 from tessera.rollout.engine import Request, Sampling
 
 KEEP_FINISHED = 0.25  # compact the batch when more than this share of its rows is done
@@ -72,9 +75,14 @@ class _Batch:
         self.requests = requests
         self.eos = torch.tensor(sorted(policy.eos_ids), device=self.device)
         self.uniform_BT = self._uniforms()
+        self.kept = _Kept(requests)
 
     def run(self) -> list[Completion]:
         """Sample every row to its end-of-sequence token or the limit."""
+        with tapped(self.causal, self.kept.catch) if self.sampling.keep_trunk else nullcontext():
+            return self._run()
+
+    def _run(self) -> list[Completion]:
         n = len(self.requests)
         ids: list[list[int]] = [[] for _ in range(n)]
         logps: list[list[float]] = [[] for _ in range(n)]
@@ -86,9 +94,10 @@ class _Batch:
                     ids[row].append(token)
                     logps[row].append(logp)
                     stopped[row] = end
+        trunks = self.kept.of_rows([len(i) for i in ids])
         return [
-            Completion(tuple(i), tuple(p), "stop" if stop else "length")
-            for i, p, stop in zip(ids, logps, stopped, strict=True)
+            Completion(tuple(i), tuple(p), "stop" if stop else "length", trunk)
+            for i, p, stop, trunk in zip(ids, logps, stopped, trunks, strict=True)
         ]
 
     def _steps(self, stopped: list[bool]) -> Iterator[tuple[list[int], Drawn]]:
@@ -106,6 +115,7 @@ class _Batch:
                 index = torch.tensor(alive, device=self.device)
                 prefix.select(index)
                 rows, token_B = [rows[k] for k in alive], token_B[index]
+                self.kept.narrow(rows)
             extend(self.causal, prefix, token_B[:, None])
 
     def _prefill(self) -> Prefix:
@@ -136,6 +146,40 @@ class _Batch:
             logp_BV = torch.log_softmax(logits_BV / self.sampling.temperature, dim=-1)
             token_B = invert(logp_BV, self.uniform_BT[rows, t])
         return Drawn(token_B, logp_BV.gather(1, token_B[:, None])[:, 0])
+
+
+class _Kept:
+    """What entered the lowest trained layer while rows were sampled: once a prompt, then once a token of each row."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.prompts: dict[tuple[int, ...], Tensor] = {}
+        self.spans: list[tuple[list[int], list[Tensor]]] = [(list(range(len(requests))), [])]
+
+    def catch(self, hidden_BTH: Tensor) -> None:
+        """The first time hidden states of the prompts, padded on the left, and then of a token of each row."""
+        if self.prompts:
+            self.spans[-1][1].append(hidden_BTH[:, 0])
+            return
+        distinct = dict.fromkeys(request.prompt_ids for request in self.requests)
+        for prompt, hidden_TH in zip(distinct, hidden_BTH, strict=True):
+            self.prompts[prompt] = hidden_TH[-len(prompt) :].clone()
+
+    def narrow(self, rows: list[int]) -> None:
+        """From now on only `rows` are in the batch."""
+        self.spans.append((rows, []))
+
+    def of_rows(self, lengths: Sequence[int]) -> list[Kept | None]:
+        """By row, what was kept; a row's last token was not fed, or not for its sake."""
+        if not self.prompts:
+            return [None] * len(lengths)
+        parts: list[list[Tensor]] = [[prompt[:0]] for prompt in (self.prompts[r.prompt_ids] for r in self.requests)]
+        for rows, tokens in self.spans:
+            if tokens:
+                for row, hidden_TH in zip(rows, torch.stack(tokens, dim=1), strict=True):
+                    parts[row].append(hidden_TH)
+        whole = [torch.cat(part)[: length - 1] for part, length in zip(parts, lengths, strict=True)]
+        return [Kept(self.prompts[r.prompt_ids], rest.clone()) for r, rest in zip(self.requests, whole, strict=True)]
 
 
 def invert(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:

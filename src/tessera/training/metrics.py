@@ -43,6 +43,8 @@ def of_tokens(groups: Sequence[Group], replayed: Sequence[Group], updates: Seque
         "tokens/contributing": contributing,
         "tokens/contributing_per_example": contributing / len(groups),
         "tokens/scored": sum(update.scored for update in updates),
+        "tokens/fed": sum(update.fed for update in updates),
+        "tokens/padding": sum(update.padding for update in updates),
     }
 
 

@@ -1,14 +1,15 @@
-"""AdamW and its schedule, from settings."""
+"""AdamW, in 32 or 8 bits, and its schedule, from settings."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from tessera.core.errors import RunStopped
+from tessera.core.errors import RunStopped, UserError
 from tessera.training.settings import OptimizerSettings
 
 
@@ -19,7 +20,7 @@ class Optimizer:
         self.parameters = parameters
         self.settings = settings
         self.steps = steps
-        self.adamw = torch.optim.AdamW(
+        self.adamw = _class(settings.kind, parameters)(
             parameters,
             lr=settings.lr,
             betas=settings.betas,
@@ -53,11 +54,25 @@ class Optimizer:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return self.adamw.state_dict()
+        state: dict[str, Any] = self.adamw.state_dict()
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
         self.adamw.load_state_dict(state)
+
+
+def _class(kind: str, parameters: Sequence[nn.Parameter]) -> Any:
+    if kind == "adamw":
+        return torch.optim.AdamW
+    device = parameters[0].device.type
+    if device != "cuda":
+        raise UserError(f"optimizer.kind adamw_8bit needs a CUDA device, and the policy is on {device}: use adamw")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError("optimizer.kind adamw_8bit needs bitsandbytes: pip install bitsandbytes") from error
+    return AdamW8bit
 
 
 def schedule_factor(settings: OptimizerSettings, step: int, steps: int) -> float:

@@ -22,10 +22,11 @@ from tessera.training import metrics
 from tessera.training.context import RunContext
 from tessera.training.diagnostics import diagnose
 from tessera.training.optimizer import Optimizer
+from tessera.training.planned import Planned
 from tessera.training.sampler import ProblemSampler
 from tessera.training.sentinels import Sentinels
 from tessera.training.settings import RLStage
-from tessera.training.step import Learner, Planned, Update
+from tessera.training.step import Learner, Update
 
 
 class RLRunner:
@@ -52,7 +53,7 @@ class RLRunner:
             self.optimizer,
             self.reference,
             temperature=float(score_at),
-            budget=settings.tokens_per_microbatch,
+            compute=settings.compute,
             eos_ids=sorted(run.policy.eos_ids),
         )
 
@@ -128,7 +129,11 @@ class RLRunner:
     def _collect(self, starts: Sequence[Start], *names: str | int) -> list[Group]:
         # A restarted completion may grow as long as any other, not longer: the context was checked for that length.
         left = self.settings.max_new_tokens - max(len(start.prefix_ids) for start in starts)
-        sampling = Sampling(max_new_tokens=left, temperature=self.settings.temperature)
+        sampling = Sampling(
+            max_new_tokens=left,
+            temperature=self.settings.temperature,
+            keep_trunk=self.settings.rollouts.keep_trunk,
+        )
         groups = self.run.collector.collect(starts, self.settings.group_size, sampling, self.run.seed_of(*names))
         shaping = self.settings.rollouts
         if shaping.overlong_buffer:

@@ -18,8 +18,12 @@ class Settings(BaseModel):
 
 
 class OptimizerSettings(Settings):
-    """AdamW, its schedule over the stage's steps, and gradient clipping (`max_grad_norm: null` is none)."""
+    """AdamW, its schedule over the stage's steps, and gradient clipping (`max_grad_norm: null` is none).
 
+    `kind: adamw_8bit` keeps AdamW's moments in 8 bits (bitsandbytes, on a CUDA device).
+    """
+
+    kind: Literal["adamw", "adamw_8bit"] = "adamw"
     lr: float = Field(1e-4, gt=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
@@ -56,11 +60,15 @@ class RolloutSettings(Settings):
     11): at most so many times a step are rollouts sampled, and the step trains on the groups that it has. The last
     `overlong_buffer` tokens before `max_new_tokens` cost linearly up to `overlong_penalty` (Eq. 13), added to the
     reward as its component `overlong`.
+
+    With `keep_trunk` the frozen layers' output is kept while completions are sampled by the trainer's own model, so
+    that an update need not compute it again: hidden size x bytes for every token of a step.
     """
 
     max_rounds: int = Field(1, gt=0)
     overlong_buffer: int | None = Field(None, gt=0)
     overlong_penalty: float = Field(1.0, gt=0)
+    keep_trunk: bool = True
 
     @model_validator(mode="after")
     def _penalty_has_its_buffer(self) -> RolloutSettings:
@@ -78,11 +86,23 @@ class SentinelSettings(Settings):
     reward_failures: float = Field(0.5, ge=0, le=1, description="share of failed rewards in a step that stops the run")
 
 
+class ComputeSettings(Settings):
+    """Memory against time; neither changes loss or gradient.
+
+    A micro-batch holds `tokens_per_microbatch` tokens. With `gradient_checkpointing` each trained layer is run again
+    in backward, and only its input is kept. `offload_activations` keeps what backward needs in the host's memory.
+    """
+
+    tokens_per_microbatch: int = Field(8192, gt=0)
+    gradient_checkpointing: bool = False
+    offload_activations: bool = False
+
+
 class _Stage(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     steps: int = Field(gt=0)
     optimizer: OptimizerSettings = OptimizerSettings()
-    tokens_per_microbatch: int = Field(8192, gt=0)
+    compute: ComputeSettings = ComputeSettings()
 
     @field_validator("name")
     @classmethod

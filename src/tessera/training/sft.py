@@ -10,8 +10,11 @@ from torch import Tensor
 
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
-from tessera.policy.logprobs import Row, score
+from tessera.policy.forest import Row
+from tessera.policy.logprobs import check_saving, score
+from tessera.policy.prefix import causal_lm
 from tessera.policy.reference import Reference
+from tessera.policy.trunk import packs
 from tessera.rollout.collect import Collector
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.data import locate, read_jsonl
@@ -30,6 +33,8 @@ class SFTRunner:
     def __init__(self, run: RunContext, settings: SFTStage) -> None:
         self.run = run
         self.settings = settings
+        compute = settings.compute
+        check_saving(run.policy.model, recompute=compute.gradient_checkpointing, offload=compute.offload_activations)
         self.rows = rows(run.collector, run.task, settings)
         self.sampler = ProblemSampler(len(self.rows), run.stage_seed("problems"))
         self.best: dict[str, Tensor] | None = None
@@ -72,8 +77,14 @@ class SFTRunner:
     def _gradients(self, rows: list[Row], tokens: int) -> tuple[float, int]:
         """Mean negative log-likelihood over the batch's tokens, and how many of them were the likeliest."""
         loss, right = 0.0, 0
-        for part in micro_batches(rows, self.settings.tokens_per_microbatch):
-            scores = score(self.run.policy.model, [rows[i] for i in part])
+        model, compute = self.run.policy.model, self.settings.compute
+        for part in micro_batches(rows, compute.tokens_per_microbatch, packed=packs(causal_lm(model))):
+            scores = score(
+                model,
+                [rows[i] for i in part],
+                recompute=compute.gradient_checkpointing,
+                offload=compute.offload_activations,
+            )
             share = -scores.logp_N.sum() / tokens
             share.backward()
             loss += float(share.detach())

@@ -11,15 +11,17 @@ import torch
 from torch import Generator, Tensor
 
 from tessera.algorithms.base import Algorithm, TokenLoss
-from tessera.core.batch import Plan, Scored, TokenBatch, make_batch
+from tessera.core.batch import Plan, Scored, make_batch
 from tessera.core.errors import RunStopped
 from tessera.core.masking import held
 from tessera.core.types import Group, Rollout
 from tessera.policy.adapters import adapter_matrices
-from tessera.policy.logprobs import Row, Scores, score
+from tessera.policy.forest import Row
+from tessera.policy.logprobs import Scores, check_saving, score
 from tessera.policy.reference import Reference, evaluating
-from tessera.training.batching import micro_batches
 from tessera.training.optimizer import Optimizer
+from tessera.training.planned import MicroBatch, Planned, spread
+from tessera.training.settings import ComputeSettings
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Update:
     grad_norm: float | None = None
     contributing: int = 0
     scored: int = 0
+    fed: int = 0
+    padding: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"scoring": 0.0, "backward": 0.0})
     tokens: TokenStats = field(default_factory=TokenStats)
 
@@ -51,23 +55,6 @@ class Update:
     def carried_credit(self) -> bool:
         """Whether a scored token had an advantage. A penalty alone can leave the gradient at exactly 0."""
         return any(bool(advantage.any()) for advantage in self.tokens.advantage)
-
-
-@dataclass
-class Planned:
-    """Rollouts with their plan [B,T], and `old`: log-probs at each row's active positions in the first update."""
-
-    rollouts: list[Rollout]
-    batch: TokenBatch
-    plan: Plan
-    old: dict[int, Tensor] = field(default_factory=dict)
-    scored: int = 0  # positions scored to make the plan
-
-    def rows(self, where_BT: Tensor) -> dict[int, Row]:
-        """By index, the rows with a position in `where_BT`, to be scored there."""
-        positions = (tuple(t for t, on in enumerate(line) if on) for line in where_BT.tolist())
-        both = enumerate(zip(self.rollouts, positions, strict=True))
-        return {i: Row(r.prompt_ids, r.ids, at) for i, (r, at) in both if at}
 
 
 class Learner:
@@ -81,7 +68,7 @@ class Learner:
         reference: Reference | None,
         *,
         temperature: float,
-        budget: int,
+        compute: ComputeSettings | None = None,
         eos_ids: Sequence[int] = (),
     ) -> None:
         self.model = model
@@ -89,7 +76,8 @@ class Learner:
         self.optimizer = optimizer
         self.reference = reference
         self.temperature = temperature
-        self.budget = budget
+        self.compute = compute or ComputeSettings()
+        check_saving(model, recompute=self.compute.gradient_checkpointing, offload=self.compute.offload_activations)
         self.eos_ids = tuple(eos_ids)
 
     def plan(self, groups: Sequence[Group], generator: Generator) -> Planned:
@@ -104,9 +92,13 @@ class Learner:
         batch = replace(
             batch, truncated_B=torch.tensor([r.finish_reason == "length" for r in rollouts], dtype=torch.bool)
         )
-        scored = int(batch.mask_BT.sum()) if self._policy_needed else 0
-        plan = self.algorithm.plan(self._with_policy(rollouts, batch), generator)
-        return Planned(rollouts, batch, plan, scored=scored)
+        planned = Planned(rollouts, batch, Plan(*[batch.mask_BT] * 5))  # every token, until there is a plan
+        if not self.algorithm.needs.isdisjoint({"entropy", "eos_logp"}):
+            _, entropy_BT, eos_logp_BT = self._everywhere(planned, batch.mask_BT)
+            planned.batch = replace(batch, entropy_BT=entropy_BT, eos_logp_BT=eos_logp_BT)
+            planned.scored = int(batch.mask_BT.sum())
+        planned.plan = self.algorithm.plan(planned.batch, generator)
+        return planned
 
     def update(self, planned: Planned) -> Update:
         """SCORE the planned positions, LEARN, step.
@@ -116,13 +108,13 @@ class Learner:
         """
         done = Update(scored=planned.scored)
         planned.scored = 0
-        rows = planned.rows(planned.plan.active_BT)
-        done.contributing = 0 if planned.old else sum(len(row.positions) for row in rows.values())
-        if not rows:
+        active = int(planned.plan.active_BT.sum())
+        if not active:
             return done
+        done.contributing = 0 if planned.old else active
         weight_BT = self._whole_step_weights(planned, done)
-        for part in self._parts(rows):
-            self._micro_batch(planned, {i: rows[i] for i in part}, weight_BT, done)
+        for micro in self._micro_batches(planned, planned.plan.active_BT):
+            self._micro_batch(planned, micro, weight_BT, done)
         done.loss += self._parameter_loss(done)
         done.grad_norm = self.optimizer.update(done.loss)
         return done
@@ -142,31 +134,17 @@ class Learner:
         scored = self.algorithm.weigh(_tokens(planned, every, where_BT, (logp_BT, old_BT, ref_BT)))
         return scored, entropy_BT
 
-    @property
-    def _policy_needed(self) -> bool:
-        return not self.algorithm.needs.isdisjoint({"entropy", "eos_logp"})
-
-    def _with_policy(self, rollouts: list[Rollout], batch: TokenBatch) -> TokenBatch:
-        """The batch with what a plan may need to know of the policy."""
-        if not self._policy_needed:
-            return batch
-        unplanned = Planned(rollouts, batch, Plan(*[batch.mask_BT] * 5))
-        _, entropy_BT, eos_logp_BT = self._everywhere(unplanned, batch.mask_BT)
-        return replace(batch, entropy_BT=entropy_BT, eos_logp_BT=eos_logp_BT)
-
-    def _parts(self, rows: dict[int, Row]) -> list[list[int]]:
-        index = list(rows)
-        return [[index[k] for k in part] for part in micro_batches(list(rows.values()), self.budget)]
+    def _micro_batches(self, planned: Planned, where_BT: Tensor) -> list[MicroBatch]:
+        return planned.micro_batches(where_BT, self.model, self.compute.tokens_per_microbatch)
 
     def _everywhere(self, planned: Planned, where_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-prob, entropy and log-prob of ending at the positions `where_BT`, without gradient; 0 elsewhere."""
-        rows = planned.rows(where_BT)
         found = [torch.zeros(where_BT.shape, dtype=torch.float64) for _ in range(3)]
         with torch.no_grad(), evaluating(self.model):
-            for part in self._parts(rows):
-                s = score(self.model, [rows[i] for i in part], temperature=self.temperature, eos_ids=self.eos_ids)
+            for part, forest, _ in self._micro_batches(planned, where_BT):
+                s = score(self.model, forest, temperature=self.temperature, eos_ids=self.eos_ids)
                 for field_BT, values_N in zip(found, (s.logp_N, s.entropy_N, s.eos_logp_N), strict=True):
-                    field_BT[part] = _spread(values_N.double().cpu(), where_BT[part])
+                    field_BT[part] = spread(values_N.double().cpu(), where_BT[part])
         return found[0], found[1], found[2]
 
     def _whole_step_weights(self, planned: Planned, done: Update) -> Tensor | None:
@@ -182,11 +160,17 @@ class Learner:
         done.seconds["scoring"] += time.perf_counter() - began
         return weight_BT
 
-    def _micro_batch(self, planned: Planned, rows: dict[int, Row], weight_BT: Tensor | None, done: Update) -> None:
-        part, lines = list(rows), list(rows.values())
+    def _micro_batch(self, planned: Planned, micro: MicroBatch, weight_BT: Tensor | None, done: Update) -> None:
+        part, lines = micro.part, micro.forest.rows
         began = time.perf_counter()
-        reference = self._reference_scores(lines)
-        scores = score(self.model, lines, temperature=self.temperature)
+        reference = self._reference_scores(micro)
+        scores = score(
+            self.model,
+            micro.forest,
+            temperature=self.temperature,
+            recompute=self.compute.gradient_checkpointing,
+            offload=self.compute.offload_activations,
+        )
         if not scores.logp_N.requires_grad:
             raise RunStopped("no log-prob depends on a trainable parameter: the adapter is switched off or frozen")
         first = part[0] not in planned.old
@@ -205,6 +189,8 @@ class Learner:
         loss.backward()
         done.loss += float(loss.detach())
         done.scored += len(scores.logp_N)
+        done.fed += len(micro.forest)
+        done.padding += micro.padding
         done.seconds["scoring"] += middle - began
         done.seconds["backward"] += time.perf_counter() - middle
         _gather(done.tokens, scored, scores, terms)
@@ -213,20 +199,20 @@ class Learner:
         if reference is not None:
             done.tokens.kl.append(_kl(scored))
 
-    def _reference_scores(self, rows: list[Row]) -> Tensor | None:
+    def _reference_scores(self, micro: MicroBatch) -> Tensor | None:
         if self.reference is None:
             return None
         with self.reference.active():
-            return score(self.model, rows, temperature=self.temperature).logp_N
+            return score(self.model, micro.forest, temperature=self.temperature).logp_N
 
     def _scored(self, planned: Planned, part: list[int], scores: Scores, reference: Tensor | None) -> Scored:
         """The rows of a micro-batch, as wide as their last active position."""
         where_BT = planned.plan.active_BT[part]
         width = int(where_BT.any(dim=0).nonzero().max()) + 1
         where_BT = where_BT[:, :width].to(scores.logp_N.device)
-        logp_BT = _spread(scores.logp_N, where_BT)
-        old_BT = _spread(torch.cat([planned.old[i] for i in part]).to(logp_BT), where_BT)
-        ref_BT = logp_BT.detach() if reference is None else _spread(reference, where_BT)
+        logp_BT = spread(scores.logp_N, where_BT)
+        old_BT = spread(torch.cat([planned.old[i] for i in part]).to(logp_BT), where_BT)
+        ref_BT = logp_BT.detach() if reference is None else spread(reference, where_BT)
         return _tokens(planned, part, where_BT, (logp_BT, old_BT, ref_BT))
 
     def _parameter_loss(self, done: Update) -> float:
@@ -237,12 +223,6 @@ class Learner:
         loss.backward()
         done.seconds["backward"] += time.perf_counter() - began
         return float(loss.detach())
-
-
-def _spread(values_N: Tensor, where_BT: Tensor) -> Tensor:
-    """[N] at the True positions of [B,T], row by row; 0 elsewhere."""
-    zeros_BT = torch.zeros(where_BT.shape, dtype=values_N.dtype, device=values_N.device)
-    return zeros_BT.masked_scatter(where_BT, values_N)
 
 
 def _tokens(planned: Planned, part: list[int], where_BT: Tensor, logps: tuple[Tensor, Tensor, Tensor]) -> Scored:
@@ -268,7 +248,7 @@ def _kl(scored: Scored) -> Tensor:
     return torch.expm1(difference) - difference
 
 
-def _mismatch(rollouts: list[Rollout], rows: list[Row], scores: Scores) -> Tensor:
+def _mismatch(rollouts: list[Rollout], rows: Sequence[Row], scores: Scores) -> Tensor:
     """Sampler's minus trainer's log-probs of the scored tokens."""
     sampler = [r.logprobs[t] for r, row in zip(rollouts, rows, strict=True) for t in row.positions]
     return torch.tensor(sampler, dtype=torch.float32) - scores.logp_N.detach().cpu()

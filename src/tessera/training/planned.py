@@ -1,0 +1,65 @@
+"""Rollouts with their plan, and their micro-batches, which outlive an update: what frozen layers gave is kept there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tessera.core.batch import Plan, TokenBatch
+from tessera.core.types import Rollout
+from tessera.policy.forest import Forest, Row, plant
+from tessera.policy.prefix import causal_lm
+from tessera.policy.trunk import packs
+from tessera.training.batching import micro_batches, padding
+
+
+class MicroBatch(NamedTuple):
+    """Some rollouts of a step, by index, the forest of their planned rows, and the slots that are padding."""
+
+    part: list[int]
+    forest: Forest
+    padding: int
+
+
+@dataclass
+class Planned:
+    """Rollouts with their plan [B,T], and `old`: log-probs at each row's active positions in the first update."""
+
+    rollouts: list[Rollout]
+    batch: TokenBatch
+    plan: Plan
+    old: dict[int, Tensor] = field(default_factory=dict)
+    scored: int = 0  # positions scored to make the plan
+    _cuts: list[tuple[Tensor, list[MicroBatch]]] = field(default_factory=list)
+
+    def rows(self, where_BT: Tensor) -> dict[int, Row]:
+        """By index, the rows with a position in `where_BT`, to be scored there."""
+        positions = (tuple(t for t, on in enumerate(line) if on) for line in where_BT.tolist())
+        both = enumerate(zip(self.rollouts, positions, strict=True))
+        return {i: Row(r.prompt_ids, r.ids, at) for i, (r, at) in both if at}
+
+    def micro_batches(self, where_BT: Tensor, model: Any, budget: int) -> list[MicroBatch]:
+        """The rows with a position in `where_BT`, in micro-batches of `budget` tokens; cut once for each `where_BT`."""
+        for known_BT, cut in self._cuts:
+            if torch.equal(known_BT, where_BT):
+                return cut
+        rows = self.rows(where_BT)
+        index, causal = list(rows), causal_lm(model)
+        packed, device = packs(causal), causal.get_input_embeddings().weight.device
+        cut = []
+        for part in micro_batches(list(rows.values()), budget, packed=packed):
+            members = [index[k] for k in part]
+            forest = plant([rows[i] for i in members], device)
+            forest.take([self.rollouts[i].trunk for i in members])
+            cut.append(MicroBatch(members, forest, 0 if packed else padding(forest.rows)))
+        self._cuts.append((where_BT, cut))
+        return cut
+
+
+def spread(values_N: Tensor, where_BT: Tensor) -> Tensor:
+    """[N] at the True positions of [B,T], row by row; 0 elsewhere."""
+    zeros_BT = torch.zeros(where_BT.shape, dtype=values_N.dtype, device=values_N.device)
+    return zeros_BT.masked_scatter(where_BT, values_N)
