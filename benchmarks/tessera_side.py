@@ -1,0 +1,112 @@
+"""Tessera's side of a comparison: single updates of groups that were sampled before. Driven by `sides.Side`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peak import peak
+from sides import answer, asked
+from workloads import TEMPERATURE, groups, policy
+
+from tessera.algorithms import build
+from tessera.core.batch import pad_rows
+from tessera.core.seeding import generator
+from tessera.core.types import Group
+from tessera.policy.adapters import adapter_state, set_adapter_state
+from tessera.policy.forest import Kept
+from tessera.policy.load import Policy
+from tessera.policy.prefix import causal_lm, extend, prefill
+from tessera.policy.reference import Reference
+from tessera.policy.trunk import tapped
+from tessera.rollout.engine import Request, Sampling
+from tessera.rollout.hf import HFEngine
+from tessera.training.optimizer import Optimizer
+from tessera.training.settings import ComputeSettings, OptimizerSettings
+from tessera.training.step import Learner
+
+METHODS: dict[str, dict[str, Any]] = {
+    "grpo": {"name": "grpo", "beta": 0.01},
+    "s_grpo": {"name": "s_grpo", "cutoff": 50, "max_selected": 100, "beta": 0.01},
+    "t_spmo": {"name": "t_spmo"},
+}
+
+
+def with_trunk(model: Any, group: Group) -> Group:
+    """The group with the frozen layers' output, as an engine keeps it while it samples."""
+    caught: list[torch.Tensor] = []
+    causal, rollouts = causal_lm(model), group.rollouts
+    with torch.inference_mode(), tapped(causal, caught.append):
+        prefix = prefill(causal, [group.prompt_ids])
+        prefix.select(torch.zeros(len(rollouts), dtype=torch.long))
+        extend(causal, prefix, pad_rows([r.ids[:-1] for r in rollouts]))
+    prompt, rest = caught[0][0].clone(), caught[1]
+    kept = [replace(r, trunk=Kept(prompt, rest[i, : len(r.ids) - 1].clone())) for i, r in enumerate(rollouts)]
+    return replace(group, rollouts=tuple(kept))
+
+
+def kept_bytes(group: Group) -> int:
+    """Of what was kept: the prompt's part once."""
+    own = sum(r.trunk.rest_TH.nbytes for r in group.rollouts)
+    return int(own + group.rollouts[0].trunk.prompt_PH.nbytes)
+
+
+def learner(on: Policy, spec: Mapping[str, Any], compute: ComputeSettings) -> Learner:
+    """A fresh one, whose reference is the model without its adapter, as in TRL."""
+    algorithm = build(spec)
+    optimizer = Optimizer(on.trainable_parameters(), OptimizerSettings(lr=1e-6), 1)
+    reference = Reference(on.model, "initial") if "ref_logp" in algorithm.needs else None
+    return Learner(on.model, algorithm, optimizer, reference, temperature=TEMPERATURE, compute=compute)
+
+
+def update(on: Policy, spec: Mapping[str, Any], group: Group, budget: int, memory: bool) -> dict[str, Any]:
+    """One update from ids (and what was kept) to moved weights: seconds, or the peak of memory."""
+    made = learner(on, spec, ComputeSettings(tokens_per_microbatch=budget))
+    if memory:
+        with peak() as found:
+            done = made.update(made.plan([group], generator(0, "plan")))
+        kept = kept_bytes(group) if group.rollouts[0].trunk else 0
+        return {"bytes": found.bytes + kept, "kept": kept}
+    began = time.perf_counter()
+    done = made.update(made.plan([group], generator(0, "plan")))
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "scored": done.scored, "contributing": done.contributing, "fed": done.fed}
+
+
+def keeping(on: Policy) -> dict[str, float]:
+    """What keeping costs while sampling: seconds of the same 8 completions with and without, medians of five."""
+    engine, spent = HFEngine(on), {False: [], True: []}
+    prompt = groups("svamp", 8)[0].prompt_ids
+    for _ in range(5):
+        for keep in (False, True):
+            began = time.perf_counter()
+            requests = [Request(prompt, i) for i in range(8)]
+            engine.generate(requests, Sampling(max_new_tokens=100, temperature=TEMPERATURE, keep_trunk=keep))
+            spent[keep].append(time.perf_counter() - began)
+    return {"without": sorted(spent[False])[2], "with": sorted(spent[True])[2]}
+
+
+def main() -> None:
+    on = policy()
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # an adapter that has learnt: B is not zero
+        for p in on.trainable_parameters():
+            p.add_(0.01 * torch.randn(p.shape, generator=noise))
+    start = adapter_state(on.model)
+    answer("ready")
+    for wish in asked():
+        if wish["do"] == "keeping":
+            answer(keeping(on))
+            continue
+        group = groups(wish["workload"], wish["size"])[wish["group"]]
+        if wish["trunk"]:
+            group = with_trunk(on.model, group)
+        answer(update(on, METHODS[wish["method"]], group, wish["budget"], wish["memory"]))
+        set_adapter_state(on.model, start)
+
+
+if __name__ == "__main__":
+    main()
