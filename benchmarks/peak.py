@@ -1,4 +1,4 @@
-"""The peak of memory that tensors take, above what there was: CUDA's allocator, or on the CPU every allocation of torch.
+"""The peak of memory that tensors take, above what there was: by CUDA's allocator, or every allocation on the CPU.
 
 The CPU's count is the sum of bytes that torch's allocator has handed out and not taken back, which the resident set of
 the process (pages, libraries, allocator caches) hides.

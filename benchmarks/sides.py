@@ -1,4 +1,4 @@
-"""Two processes that take turns: each side of a comparison runs alone, and answers one wish at a time over its pipes."""
+"""Two processes that take turns: a side of a comparison runs alone, and answers one wish at a time over its pipes."""
 
 from __future__ import annotations
 

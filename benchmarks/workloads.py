@@ -88,7 +88,12 @@ def main() -> None:
     parser.add_argument("--svamp", required=True, type=Path, help="folder with SVAMP's train.jsonl and test.jsonl")
     svamp = parser.parse_args().svamp
     tasks = {
-        "svamp": {"name": "svamp", "train": str(svamp / "train.jsonl"), "test": str(svamp / "test.jsonl"), "prompt": SVAMP},
+        "svamp": {
+            "name": "svamp",
+            "train": str(svamp / "train.jsonl"),
+            "test": str(svamp / "test.jsonl"),
+            "prompt": SVAMP,
+        },
         "multiplication": {"name": "multiplication", "prompt": MULTIPLICATION},
     }
     model = policy()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tessera.core.errors import UserError
-from tessera.policy import logprobs
+from tessera.policy import head
 from tessera.policy.adapters import adapter_matrices, decoder_layers, frozen_layers
 from tessera.policy.forest import Row
 from tessera.policy.load import Policy
@@ -62,13 +62,16 @@ def assert_close(got: Tensor, expected: Tensor, relative: float) -> None:
 
 
 @pytest.mark.parametrize("rows", [ROWS, FIRST_ONLY, ROWS[1:2]], ids=["mixed", "first tokens", "one row"])
-@pytest.mark.parametrize("chunk", [3, 512], ids=["chunks of 3", "one chunk"])
+@pytest.mark.parametrize("learns", [False, True], ids=["frozen head", "head that learns"])
+@pytest.mark.parametrize("nodes", [3, 512], ids=["chunks of 3", "one chunk"])
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 def test_values_and_gradients_are_those_of_the_slow_twin(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, relative: float, chunk: int, rows: list[Row]
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, relative: float, nodes: int, learns: bool, rows: list[Row]
 ) -> None:
-    monkeypatch.setattr(logprobs, "HEAD_CHUNK", chunk)
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 102 * nodes)
     policy = stirred(tiny_policy(dtype=dtype))
+    assert head.chunk(policy.model.get_base_model()) == nodes
+    policy.model.get_output_embeddings().requires_grad_(learns)
     assert {p.dtype for p in policy.trainable_parameters()} == {dtype}
     expected, entropy, likeliest = twin(policy.model, rows, 0.7)
     expected_gradients = gradients(policy.model, expected)
@@ -79,28 +82,31 @@ def test_values_and_gradients_are_those_of_the_slow_twin(
     assert scores.likeliest_N.tolist() == likeliest.tolist()
     assert not scores.entropy_N.requires_grad
     got = gradients(policy.model, scores.logp_N)
-    assert len(got) == len(expected_gradients) == 8  # A and B of q and v in two layers
+    assert len(got) == len(expected_gradients) == 8 + learns  # A and B of q and v in two layers
     for mine, theirs in zip(got, expected_gradients, strict=True):
         assert float(theirs.abs().max()) > 0.01  # or there would be nothing to compare
         assert_close(mine, theirs, relative)
 
 
-def test_several_chunks_keep_no_logits_for_backward(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "HEAD_CHUNK", 4)
+@pytest.mark.parametrize("learns", [False, True])
+def test_nothing_as_wide_as_the_vocabulary_is_kept_for_backward(learns: bool) -> None:
     policy = tiny_policy()
+    policy.model.get_output_embeddings().requires_grad_(learns)
     kept: list[tuple[int, ...]] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(tuple(x.shape)) or x, lambda x: x):
         scores = score(policy.model, ROWS)
     vocabulary = policy.model.config.vocab_size
     assert len(scores.logp_N) == 13
-    assert [shape for shape in kept if vocabulary in shape and len(shape) == 2 and shape[0] <= 13] == []
+    assert kept
+    assert [shape for shape in kept if vocabulary in shape and shape[0] <= 13] == []
 
 
 def test_only_planned_positions_reach_the_vocabulary_head() -> None:
     policy = tiny_policy()
     seen: list[int] = []
-    head = policy.model.get_output_embeddings()
-    handle = head.register_forward_hook(lambda module, inputs, output: seen.append(output.numel() // output.shape[-1]))
+    handle = policy.model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(output.numel() // output.shape[-1])
+    )
     score(policy.model, ROWS)
     handle.remove()
     assert seen == [10]  # 3 + 4 + 1 + 1 + 1 + 0: rows that share a prefix share its distribution

@@ -16,7 +16,6 @@ from torch import nn
 
 from tessera.policy.adapters import adapter_matrices, attach_lora, attach_saved, frozen_layers
 from tessera.policy.load import DTYPES, ModelConfig
-from tessera.policy.logprobs import HEAD_CHUNK
 from tessera.policy.sources import load_config
 
 if TYPE_CHECKING:
@@ -117,9 +116,9 @@ def _activations(model: nn.Module, work: Workload) -> Part:
 
 def _head(model: nn.Module, work: Workload) -> Part:
     planned = work.completion_tokens if work.planned_tokens is None else work.planned_tokens
-    chunk = min(HEAD_CHUNK, work.update_rows * planned)
-    size = 4 * FLOAT32 * chunk * _shape(model).vocabulary
-    return Part("head (update)", size, f"4 x float32 x min({HEAD_CHUNK}, planned tokens) x vocabulary")
+    vocabulary = _shape(model).vocabulary
+    size = min(CHUNK_BYTES, FLOAT32 * work.update_rows * planned * vocabulary)
+    return Part("head (update)", 3 * size, "3 x float32 x min(chunk, planned tokens) x vocabulary")
 
 
 class _Shape(NamedTuple):

@@ -18,8 +18,8 @@ from tessera.core.errors import RunStopped
 from tessera.core.seeding import generator
 from tessera.core.types import Completion
 from tessera.policy.forest import Kept
+from tessera.policy.head import logits
 from tessera.policy.load import Policy
-from tessera.policy.logprobs import logits
 from tessera.policy.prefix import Prefix, causal_lm, extend, prefill
 from tessera.policy.trunk import tapped
 from tessera.rollout.engine import Request, Sampling

@@ -17,7 +17,8 @@ from tessera.core.masking import held
 from tessera.core.types import Group, Rollout
 from tessera.policy.adapters import adapter_matrices
 from tessera.policy.forest import Row
-from tessera.policy.logprobs import Scores, check_saving, score
+from tessera.policy.head import Scores
+from tessera.policy.logprobs import check_saving, score
 from tessera.policy.reference import Reference, evaluating
 from tessera.training.optimizer import Optimizer
 from tessera.training.planned import MicroBatch, Planned, spread

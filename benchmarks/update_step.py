@@ -1,0 +1,128 @@
+"""An update's time and memory against TRL's GRPOTrainer, on the same rollouts.
+
+    python benchmarks/update_step.py --json benchmarks/results/update_step.json
+
+Both sides run as processes of their own that take turns, a run of one and then a run of the other, on the embedded
+SmolLM2-135M with rank-16 adapters on q and v of the last third. TRL's settings are tried once each (gradient
+checkpointing off and on, every batch size that divides the group); the fastest is the one that is compared, in time
+and in memory. `ratios` are with the frozen layers' output kept from sampling, `ratios_from_ids` without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from sides import Side
+
+RUNS = 5
+# Tokens of a micro-batch of ours, by method: what is fastest without needing much memory.
+BUDGET = {"grpo": 512, "s_grpo": 512, "t_spmo": 512}
+BATCHES = {8: (1, 2, 4, 8), 50: (1, 2, 5, 10, 50)}  # those of 4 and 8 do not divide 50
+METHODS = {8: ("grpo", "s_grpo"), 50: ("t_spmo",)}
+MIB = 2**20
+
+
+def best_setting(workload: str, size: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every setting of TRL with the seconds of one update, and the fastest."""
+    tried = []
+    for checkpointing in (False, True):
+        for batch in BATCHES[size]:
+            side = trl(workload, size, batch, checkpointing)
+            seconds = side.ask(group=0, memory=False)["seconds"]
+            side.close()
+            tried.append({"batch": batch, "checkpointing": checkpointing, "seconds": seconds})
+            print(f"{workload} {size}: TRL batch {batch}, checkpointing {checkpointing}: {seconds:.2f} s", flush=True)
+    return tried, min(tried, key=lambda setting: setting["seconds"])
+
+
+def trl(workload: str, size: int, batch: int, checkpointing: bool) -> Side:
+    """A process of TRL."""
+    return Side("trl_side.py", workload, str(size), str(batch), *(["--checkpointing"] if checkpointing else []))
+
+
+def compare(workload: str, size: int, ours: Side) -> dict[str, Any]:
+    """Seconds and bytes of both sides; every run is of one group, and each side sees the same groups."""
+    tried, best = best_setting(workload, size)
+    setting = (best["batch"], best["checkpointing"])
+    theirs = trl(workload, size, *setting)
+    wishes = [(method, trunk) for method in METHODS[size] for trunk in (True, False)]
+    count = {8: 6, 50: 2}[size]
+    seconds: dict[str, list[float]] = {"trl": []}
+    seen: dict[str, Any] = {}
+    for run in range(RUNS + 1):  # the first warms up
+        group = run % count
+        found = {"trl": theirs.ask(group=group, memory=False)}
+        for method, trunk in wishes:
+            wish = {"workload": workload, "size": size, "group": group, "method": method, "trunk": trunk}
+            name = method if trunk else f"{method} from ids"
+            found[name] = ours.ask(do="update", **wish, budget=BUDGET[method], memory=False)
+        if run:
+            for name, answer in found.items():
+                seconds.setdefault(name, []).append(answer["seconds"])
+            seen = {name: answer for name, answer in found.items() if name != "trl"}
+        print(f"{workload} {size}: " + ", ".join(f"{k} {v['seconds']:.2f} s" for k, v in found.items()), flush=True)
+    theirs.close()
+    theirs = trl(workload, size, *setting)
+    memory = {"trl": theirs.ask(group=0, memory=True)}
+    theirs.close()
+    for method, trunk in wishes:
+        fresh = Side("tessera_side.py")
+        wish = {"workload": workload, "size": size, "group": 0, "method": method, "trunk": trunk}
+        name = method if trunk else f"{method} from ids"
+        memory[name] = fresh.ask(do="update", **wish, budget=BUDGET[method], memory=True)
+        fresh.close()
+    print(f"{workload} {size}: " + ", ".join(f"{k} {v['bytes'] / MIB:.0f} MiB" for k, v in memory.items()), flush=True)
+    return {"settings": tried, "best": best, "seconds": seconds, "memory": memory, "positions": seen}
+
+
+def ratios(found: dict[str, Any], suffix: str) -> dict[str, Any]:
+    """{workload: {method: {time: TRL / ours, memory: ours / TRL}}}."""
+    table: dict[str, Any] = {}
+    for workload, sizes in found.items():
+        table[workload] = {}
+        for size, methods in METHODS.items():
+            if str(size) not in sizes:
+                continue
+            of = sizes[str(size)]
+            theirs = statistics.median(of["seconds"]["trl"])
+            for method in methods:
+                own = statistics.median(of["seconds"][method + suffix])
+                bytes_ = of["memory"][method + suffix]["bytes"] / of["memory"]["trl"]["bytes"]
+                table[workload][method] = {"time": round(theirs / own, 2), "memory": round(bytes_, 3)}
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="where the result goes")
+    parser.add_argument("--workloads", nargs="+", default=["svamp", "multiplication"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[8, 50], help="group sizes")
+    asks = parser.parse_args()
+    ours = Side("tessera_side.py")
+    found: dict[str, Any] = {}
+    for size in asks.sizes:
+        for workload in asks.workloads:
+            found.setdefault(workload, {})[str(size)] = compare(workload, size, ours)
+            result = {
+                "ratios": ratios(found, ""),
+                "ratios_from_ids": ratios(found, " from ids"),
+                "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+                "torch": torch.__version__,
+                "runs": found,
+            }
+            asks.json.parent.mkdir(parents=True, exist_ok=True)
+            asks.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result["keeping"] = ours.ask(do="keeping")
+    asks.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: result[name] for name in ("ratios", "ratios_from_ids", "keeping")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
