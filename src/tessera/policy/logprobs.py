@@ -65,7 +65,8 @@ def _score(
     # A prefix that several rows share is projected once, and a token that several predict there is one token.
     state_U, use_N = state_N.unique(return_inverse=True)
     pair_D, pair_N = torch.stack([use_N, forest.label_N]).unique(dim=1, return_inverse=True)
-    scores = project(causal, hidden_KH[state_U], Ask(*pair_D.contiguous().unbind(), temperature, eos_ids))
+    state_D, label_D = pair_D.contiguous()
+    scores = project(causal, hidden_KH[state_U], Ask(state_D, label_D, temperature, eos_ids))
     return Scores(*(field_D[pair_N] for field_D in scores))
 
 

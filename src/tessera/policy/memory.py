@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tessera.policy.adapters import adapter_matrices, attach_lora, attach_saved, frozen_layers
+from tessera.policy.head import CHUNK_BYTES
 from tessera.policy.load import DTYPES, ModelConfig
 from tessera.policy.sources import load_config
 
