@@ -62,13 +62,13 @@ def learner(on: Policy, spec: Mapping[str, Any], compute: ComputeSettings) -> Le
     return Learner(on.model, algorithm, optimizer, reference, temperature=TEMPERATURE, compute=compute)
 
 
-def update(on: Policy, spec: Mapping[str, Any], group: Group, budget: int, memory: bool) -> dict[str, Any]:
+def update(on: Policy, spec: Mapping[str, Any], group: Group, compute: ComputeSettings, memory: bool) -> dict[str, Any]:
     """One update from ids (and what was kept) to moved weights: seconds, or the peak of memory."""
-    made = learner(on, spec, ComputeSettings(tokens_per_microbatch=budget))
+    made = learner(on, spec, compute)
     if memory:
+        kept = kept_bytes(group) if group.rollouts[0].trunk else 0
         with peak() as found:
             done = made.update(made.plan([group], generator(0, "plan")))
-        kept = kept_bytes(group) if group.rollouts[0].trunk else 0
         return {"bytes": found.bytes + kept, "kept": kept}
     began = time.perf_counter()
     done = made.update(made.plan([group], generator(0, "plan")))
@@ -104,7 +104,8 @@ def main() -> None:
         group = groups(wish["workload"], wish["size"])[wish["group"]]
         if wish["trunk"]:
             group = with_trunk(on.model, group)
-        answer(update(on, METHODS[wish["method"]], group, wish["budget"], wish["memory"]))
+        compute = ComputeSettings(**wish["compute"])
+        answer(update(on, METHODS[wish["method"]], group, compute, wish["memory"]))
         set_adapter_state(on.model, start)
 
 

@@ -4,8 +4,9 @@
 
 Both sides run as processes of their own that take turns, a run of one and then a run of the other, on the embedded
 SmolLM2-135M with rank-16 adapters on q and v of the last third. TRL's settings are tried once each (every batch size
-that divides the group, without gradient checkpointing and with; on groups of 50 with, only if it was faster on 8 of the
-same workload); the fastest is the one that is compared, in time and in memory. `ratios` are with the frozen layers' output kept from sampling, `ratios_from_ids` without.
+that divides the group, without gradient checkpointing and with; on groups of 50 with, only if it was faster on 8 of
+the same workload); the fastest is the one that is compared, in time and in memory. `ratios` are with the frozen
+layers' output kept from sampling, `ratios_from_ids` without.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ import torch
 from sides import Side
 
 RUNS = 5
-# Tokens of a micro-batch of ours, by method: what is fastest without needing much memory.
-BUDGET = {"grpo": 512, "s_grpo": 320, "t_spmo": 512}
+# Our settings: small micro-batches need little memory, and lose little time.
+COMPUTE: dict[str, dict[str, Any]] = {
+    "grpo": {"tokens_per_microbatch": 512},
+    "s_grpo": {"tokens_per_microbatch": 320},
+    "t_spmo": {"tokens_per_microbatch": 512, "gradient_checkpointing": True},
+}
 BATCHES = {8: (1, 2, 4, 8), 50: (1, 2, 5, 10, 50)}  # those of 4 and 8 do not divide 50
 METHODS = {8: ("grpo", "s_grpo"), 50: ("t_spmo",)}
 MIB = 2**20
@@ -62,7 +67,7 @@ def compare(workload: str, size: int, ours: Side, ways: tuple[bool, ...]) -> dic
         for method, trunk in wishes:
             wish = {"workload": workload, "size": size, "group": group, "method": method, "trunk": trunk}
             name = method if trunk else f"{method} from ids"
-            found[name] = ours.ask(do="update", **wish, budget=BUDGET[method], memory=False)
+            found[name] = ours.ask(do="update", **wish, compute=COMPUTE[method], memory=False)
         if run:
             for name, answer in found.items():
                 seconds.setdefault(name, []).append(answer["seconds"])
@@ -76,7 +81,7 @@ def compare(workload: str, size: int, ours: Side, ways: tuple[bool, ...]) -> dic
         fresh = Side("tessera_side.py")
         wish = {"workload": workload, "size": size, "group": 0, "method": method, "trunk": trunk}
         name = method if trunk else f"{method} from ids"
-        memory[name] = fresh.ask(do="update", **wish, budget=BUDGET[method], memory=True)
+        memory[name] = fresh.ask(do="update", **wish, compute=COMPUTE[method], memory=True)
         fresh.close()
     print(f"{workload} {size}: " + ", ".join(f"{k} {v['bytes'] / MIB:.0f} MiB" for k, v in memory.items()), flush=True)
     return {"settings": tried, "best": best, "seconds": seconds, "memory": memory, "positions": seen}

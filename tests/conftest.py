@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `from tiny import tiny_policy`
+for folder in (Path(__file__).parent, Path(__file__).parents[1] / "benchmarks"):
+    sys.path.insert(0, str(folder))  # for `from tiny import tiny_policy`, `from peak import peak`
 
-from tiny import save_tiny
+from tiny import save_tiny  # noqa: E402
 
 # Tiny models spend their time in Python; more threads only slow them down, and sums keep one order.
 torch.set_num_threads(1)

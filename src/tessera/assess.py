@@ -133,7 +133,19 @@ def _of_stage(prepared: Prepared, stage: Stage, texts: _Texts) -> Workload:
         pairs = sft.pairs(prepared.task, stage)
         prompt, completion = texts.longest((problem, texts.count(text) + 1) for problem, text in pairs)
     fitting = _rows_in(stage.compute.tokens_per_microbatch, rows, group, prompt, completion)
-    return Workload(sampled, fitting, prompt, completion, update_prompts=-(-fitting // group))
+    keeps = isinstance(stage, RLStage) and stage.rollouts.keep_trunk
+    return Workload(
+        sampled,
+        fitting,
+        prompt,
+        completion,
+        update_prompts=-(-fitting // group),
+        kept_rows=rows if keeps else 0,
+        kept_prompts=rows // group if keeps else 0,
+        recompute=stage.compute.gradient_checkpointing,
+        offload=stage.compute.offload_activations,
+        eight_bit=stage.optimizer.kind == "adamw_8bit",
+    )
 
 
 def _rows_in(budget: int, rows: int, group: int, prompt: int, completion: int) -> int:

@@ -37,11 +37,22 @@ class Row(NamedTuple):
         return self.prompt_ids + self.ids[: self.positions[-1]]
 
 
-class Kept(NamedTuple):
+@dataclass
+class Kept:
     """The frozen layers' output for a rollout: its prompt [P,H] (one tensor for a group) and what follows it [T,H]."""
 
-    prompt_PH: Tensor
-    rest_TH: Tensor
+    prompt_PH: Tensor | None
+    rest_TH: Tensor | None
+
+    def release(self) -> None:
+        """Let go of it, whoever else holds the rollout."""
+        self.prompt_PH = self.rest_TH = None
+
+    def covers(self, row: Row) -> bool:
+        """Whether it holds all that is fed of `row`."""
+        if self.prompt_PH is None or self.rest_TH is None:
+            return False
+        return len(self.prompt_PH) == len(row.prompt_ids) and len(self.rest_TH) >= row.positions[-1]
 
 
 class Piece(NamedTuple):
@@ -105,7 +116,7 @@ class Forest:
         parts = []
         for run in self.runs:
             row, at = self.rows[run.row], kept[run.row]
-            if at is None or len(at.prompt_PH) != len(row.prompt_ids) or len(at.rest_TH) < row.positions[-1]:
+            if at is None or at.prompt_PH is None or at.rest_TH is None or not at.covers(row):
                 return
             length = len(row.prompt_ids)
             parts.append(at.prompt_PH[run.depth : run.depth + len(run)])  # empty for a run that begins later

@@ -1,8 +1,8 @@
 """What a run will need in memory, estimated from the model's shape before anything is loaded.
 
-Weights, adapter and key-value caches are counted exactly. Activations and logits are estimates: they follow the
-tensors that autograd keeps in a Llama-like layer, and leave out the allocator's fragments, the framework itself and
-short-lived buffers. Expect the real peak to lie within about a third of the estimate.
+Weights, adapter, key-value cache and kept trunk outputs are counted exactly. Activations follow the tensors that
+autograd keeps in a Llama-like layer of a packed forest, and the rest the largest buffers that exist beside them. The
+framework itself and the allocator's fragments are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Workload:
     """The sizes of one step. Rows are completions; a micro-batch of an update is `update_rows` of them.
 
     `prompt_tokens` and `completion_tokens` are the longest expected. `planned_tokens` is how many tokens of a row
-    get a log-probability, None for all; `update_prompts` how many different prompts a micro-batch holds.
+    get a log-probability, None for all; `update_prompts` how many different prompts a micro-batch holds. Of
+    `kept_rows` completions the frozen layers' output is kept from sampling (0: none), of `kept_prompts` prompts.
+    `recompute`, `offload` and `eight_bit` are gradient checkpointing, activation offload and 8-bit AdamW.
     """
 
     rollout_rows: int
@@ -40,6 +42,21 @@ class Workload:
     completion_tokens: int
     planned_tokens: int | None = None
     update_prompts: int = 1
+    kept_rows: int = 0
+    kept_prompts: int = 0
+    recompute: bool = False
+    offload: bool = False
+    eight_bit: bool = False
+
+    @property
+    def nodes(self) -> int:
+        """Tokens of a micro-batch: each prompt once, and what is fed of each row."""
+        return self.update_prompts * self.prompt_tokens + self.update_rows * (self.completion_tokens - 1)
+
+    @property
+    def planned(self) -> int:
+        """Planned tokens of a micro-batch."""
+        return self.update_rows * (self.completion_tokens if self.planned_tokens is None else self.planned_tokens)
 
 
 class Part(NamedTuple):
@@ -70,11 +87,11 @@ def estimate(model: nn.Module, work: Workload) -> list[Part]:
 
     The peak is what stays for the whole run plus the larger of the two phases, sampling and update.
     """
-    always = [_weights(model), _adapter(model)]
-    sampling = [_cache(model, "sampling", work.rollout_rows, work), _sampling_logits(model, work)]
-    update = [_cache(model, "update", work.update_rows, work), _activations(model, work), _head(model, work)]
+    always = [_weights(model), _adapter(model, work), _trunk(model, work)]
+    sampling = [_cache(model, work), _sampling_logits(model, work)]
+    update = [_activations(model, work), _passing(model, work)]
     peak = _sum(always) + max(_sum(sampling), _sum(update))
-    return [*always, *sampling, *update, Part("peak", peak, "weights + adapter + max(sampling, update)")]
+    return [*always, *sampling, *update, Part("peak", peak, "what stays + max(sampling, update)")]
 
 
 def _weights(model: nn.Module) -> Part:
@@ -82,49 +99,82 @@ def _weights(model: nn.Module) -> Part:
     return Part("weights", sum(p.numel() * p.element_size() for p in frozen), "parameters x bytes each")
 
 
-def _adapter(model: nn.Module) -> Part:
+def _adapter(model: nn.Module, work: Workload) -> Part:
     learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    if work.eight_bit:
+        return Part("adapter, gradient, 8-bit AdamW state", learning * 5 // 2, "(2 x float32 + 2 bytes) x parameters")
     return Part("adapter, gradient, AdamW state", 4 * learning, "4 x float32 x adapter parameters")
 
 
-def _cache(model: nn.Module, phase: str, rows: int, work: Workload) -> Part:
+def _trunk(model: nn.Module, work: Workload) -> Part:
+    tokens = work.kept_prompts * work.prompt_tokens + work.kept_rows * (work.completion_tokens - 1)
+    size = tokens * _shape(model).hidden * _itemsize(model) if 0 < frozen_layers(model) < _shape(model).depth else 0
+    return Part("frozen layers' output, kept from sampling", size, "(prompts + rows x length) x hidden")
+
+
+def _cache(model: nn.Module, work: Workload) -> Part:
     tokens = work.prompt_tokens + work.completion_tokens
-    size = 2 * _shape(model).depth * _shape(model).kv_width * rows * tokens * _itemsize(model)
-    return Part(f"key-value cache ({phase})", size, "2 x layers x kv heads x head size x rows x tokens")
+    size = 2 * _shape(model).depth * _shape(model).kv_width * work.rollout_rows * tokens * _itemsize(model)
+    return Part("key-value cache (sampling)", size, "2 x layers x kv heads x head size x rows x tokens")
 
 
 def _sampling_logits(model: nn.Module, work: Workload) -> Part:
-    # float32 logits and log-softmax, float64 cumulative sum and the exponentials it is made of
+    # float32 logits and log-softmax; the probabilities and their cumulative sum in float64
     size = 6 * FLOAT32 * work.rollout_rows * _shape(model).vocabulary
     return Part("logits (sampling)", size, "24 bytes x rows x vocabulary")
 
 
 def _activations(model: nn.Module, work: Workload) -> Part:
-    """What autograd keeps of a token in a layer that carries gradient.
-
-    Two norm inputs in float32, query and attention output, three tensors of the feed-forward block, the float32
-    input and inner product of each adapted map; and each row's keys and values, repeated for every query head.
-    """
-    shape, lowest = _shape(model), frozen_layers(model)
-    tokens = work.update_prompts * work.prompt_tokens + work.update_rows * work.completion_tokens
-    layer = 2 * FLOAT32 * shape.hidden + (2 * shape.query_width + 3 * shape.intermediate) * _itemsize(model)
-    maps = FLOAT32 * sum(p.shape[0] + p.shape[1] for p in adapter_matrices(model)[::2])
-    repeated = work.update_rows * (work.prompt_tokens + work.completion_tokens) * 2 * shape.query_width
-    size = tokens * maps + (shape.depth - lowest) * (tokens * layer + repeated * _itemsize(model))
-    formula = "layers with gradient x (tokens x (2 H + 2 Q + 3 I) + rows x length x 2 Q) + LoRA inputs"
-    return Part("activations (update)", size, formula)
+    """What is kept for backward: of every layer that carries gradient, or its input alone when it is recomputed."""
+    layers = _shape(model).depth - frozen_layers(model)
+    if not layers:
+        return Part("activations (update)", 0, "nothing learns")
+    if work.offload:
+        return Part("activations (update)", 0, "they are in the host's memory")
+    if work.recompute:
+        size = layers * work.nodes * _shape(model).hidden * _itemsize(model)
+        return Part("activations (update)", size, "layers with gradient x nodes x H")
+    formula = "layers with gradient x (nodes x (2 H + 2 Q + 3 I + LoRA inputs) + rows x length x 2 KV)"
+    return Part("activations (update)", layers * _layer(model, work), formula)
 
 
-def _head(model: nn.Module, work: Workload) -> Part:
-    planned = work.completion_tokens if work.planned_tokens is None else work.planned_tokens
-    vocabulary = _shape(model).vocabulary
-    size = min(CHUNK_BYTES, FLOAT32 * work.update_rows * planned * vocabulary)
-    return Part("head (update)", 3 * size, "3 x float32 x min(chunk, planned tokens) x vocabulary")
+def _layer(model: nn.Module, work: Workload) -> int:
+    """What autograd keeps in one layer: two norm inputs in float32, query, attention output and its normaliser, three
+    tensors of the feed-forward block, the float32 input and inner product of each adapted map (maps of one input share
+    it in float32), and the keys and values that each row attends to."""
+    shape, size = _shape(model), _itemsize(model)
+    layers = max(1, shape.depth - frozen_layers(model))
+    inner = sum(p.shape[0] for p in adapter_matrices(model)[::2]) // layers
+    inputs = [p.shape[1] for p in adapter_matrices(model)[::2]]
+    width = sum(inputs) // layers if size < FLOAT32 else sum(set(inputs))
+    node = FLOAT32 * (2 * shape.hidden + shape.heads + width + inner) + size * (
+        2 * shape.query_width + 3 * shape.intermediate
+    )
+    seen = work.update_prompts * work.prompt_tokens + work.update_rows * (work.prompt_tokens + work.completion_tokens)
+    return int(work.nodes * node + seen * 2 * shape.kv_width * size)
+
+
+def _passing(model: nn.Module, work: Workload) -> Part:
+    """The larger of what the vocabulary head needs at once and the gradients inside one layer, with its activations
+    where these are not kept."""
+    shape = _shape(model)
+    head = 2 * min(CHUNK_BYTES, FLOAT32 * work.planned * shape.vocabulary)
+    inside = work.nodes * (3 * shape.intermediate + 2 * shape.hidden) * _itemsize(model)
+    if work.recompute or work.offload:
+        inside += _layer(model, work)
+    states = 4 * work.nodes * shape.hidden * FLOAT32
+    size = max(head, inside) + states if shape.depth > frozen_layers(model) else 0
+    return Part(
+        "head, or gradients of a layer (update)",
+        size,
+        "max(3 x chunk x vocabulary, nodes x (3 I + 2 H)) + 4 x nodes x H",
+    )
 
 
 class _Shape(NamedTuple):
     depth: int
     hidden: int
+    heads: int
     query_width: int
     kv_width: int
     intermediate: int
@@ -139,6 +189,7 @@ def _shape(model: Any) -> _Shape:
     return _Shape(
         depth=config.num_hidden_layers,
         hidden=config.hidden_size,
+        heads=heads,
         query_width=heads * head_size,
         kv_width=kv_heads * head_size,
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,

@@ -41,6 +41,12 @@ class Planned:
         both = enumerate(zip(self.rollouts, positions, strict=True))
         return {i: Row(r.prompt_ids, r.ids, at) for i, (r, at) in both if at}
 
+    def release(self) -> None:
+        """Let go of what was kept from sampling: the micro-batches made so far have taken what they need."""
+        for rollout in self.rollouts:
+            if rollout.trunk is not None:
+                rollout.trunk.release()
+
     def micro_batches(self, where_BT: Tensor, model: Any, budget: int) -> list[MicroBatch]:
         """The rows with a position in `where_BT`, in micro-batches of `budget` tokens; cut once for each `where_BT`."""
         for known_BT, cut in self._cuts:

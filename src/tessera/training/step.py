@@ -102,7 +102,7 @@ class Learner:
         return planned
 
     def update(self, planned: Planned) -> Update:
-        """SCORE the planned positions, LEARN, step.
+        """SCORE the planned positions, LEARN, step. What an engine kept of the rollouts is used up by the first call.
 
         A further call with the same plan is an inner update: its ratios are to the policy of the first call, and its
         tokens are counted as contributing no second time.
@@ -114,7 +114,9 @@ class Learner:
             return done
         done.contributing = 0 if planned.old else active
         weight_BT = self._whole_step_weights(planned, done)
-        for micro in self._micro_batches(planned, planned.plan.active_BT):
+        micro_batches = self._micro_batches(planned, planned.plan.active_BT)
+        planned.release()
+        for micro in micro_batches:
             self._micro_batch(planned, micro, weight_BT, done)
         done.loss += self._parameter_loss(done)
         done.grad_norm = self.optimizer.update(done.loss)
