@@ -43,12 +43,11 @@ class Ask(NamedTuple):
     temperature: float
     eos_ids: tuple[int, ...]
 
-    def part(self, start: int, stop: int) -> tuple[Ask, slice]:
-        """The pairs of the nodes [start, stop), those counted from 0, and where they are."""
+    def part(self, start: int, stop: int) -> Ask:
+        """The pairs of the nodes [start, stop), those counted from 0."""
         bounds = torch.tensor([start, stop], device=self.state_D.device)
         first, last = torch.searchsorted(self.state_D, bounds).tolist()
-        pairs = slice(first, last)
-        return self._replace(state_D=self.state_D[pairs] - start, label_D=self.label_D[pairs]), pairs
+        return self._replace(state_D=self.state_D[first:last] - start, label_D=self.label_D[first:last])
 
 
 def project(causal: Any, hidden_UH: Tensor, ask: Ask) -> Scores:
@@ -59,8 +58,7 @@ def project(causal: Any, hidden_UH: Tensor, ask: Ask) -> Scores:
     found = []
     size = chunk(causal)
     for start in range(0, len(hidden_UH), size):
-        part, _ = ask.part(start, start + size)
-        args = (causal, hidden_UH[start : start + size], part)
+        args = (causal, hidden_UH[start : start + size], ask.part(start, start + size))
         # Each chunk is computed again in backward, so that one chunk's logits exist at a time.
         found.append(checkpoint(_of_chunk, *args, use_reentrant=False) if torch.is_grad_enabled() else _of_chunk(*args))
     return Scores(*(torch.cat(parts) for parts in zip(*found, strict=True)))
@@ -108,35 +106,15 @@ class _Frozen(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_UH: Tensor, causal: Any, ask: Ask) -> tuple[Tensor, ...]:
-        wide = torch.promote_types(hidden_UH.dtype, torch.float32)
-        logp_D, entropy_D, eos_logp_D = hidden_UH.new_empty(3, len(ask.label_D), dtype=wide).unbind()
-        likeliest_D = torch.empty_like(ask.label_D, dtype=torch.bool)
-        slope_D = torch.ones_like(logp_D)
-        mean_UH = torch.empty_like(hidden_UH, dtype=wide) if ctx.needs_input_grad[0] else None
-        (scale, cap), weight, size = _scaling(causal), causal.get_output_embeddings().weight, chunk(causal)
-        for start in range(0, len(hidden_UH), size):
-            part, pairs = ask.part(start, start + size)
-            logits_UV = logits(causal, hidden_UH[start : start + size])
-            slope_UV = 1 - (logits_UV / cap).square() if cap and mean_UH is not None else None
-            logits_UV = logits_UV.div_(ask.temperature)
-            top_U = logits_UV.amax(dim=-1)
-            mass_UV = (logits_UV - top_U[:, None]).exp_()
-            total_U = mass_UV.sum(dim=-1)
-            norm_U = top_U + total_U.log()
-            logit_D = logits_UV[part.state_D, part.label_D]
-            logp_D[pairs] = logit_D - norm_U[part.state_D]
-            likeliest_D[pairs] = logit_D >= top_U[part.state_D]
-            mean_logit_U = torch.einsum("uv,uv->u", mass_UV, logits_UV) / total_U
-            entropy_D[pairs] = (norm_U - mean_logit_U)[part.state_D]
-            eos_logp_D[pairs] = (logits_UV[:, list(ask.eos_ids)].logsumexp(dim=-1) - norm_U)[part.state_D]
-            if mean_UH is not None:
-                if slope_UV is not None:
-                    slope_D[pairs] = slope_UV[part.state_D, part.label_D]
-                    mass_UV.mul_(slope_UV)
-                row_UH = mass_UV.to(weight.dtype) @ weight
-                mean_UH[start : start + size] = row_UH.to(wide) / total_U[:, None]
+        size, learns = chunk(causal), ctx.needs_input_grad[0]
+        parts = [
+            _with_mean(causal, hidden_UH[start : start + size], ask.part(start, start + size), learns)
+            for start in range(0, len(hidden_UH), size)
+        ]
+        logp_D, entropy_D, likeliest_D, eos_logp_D, slope_D, mean_UH = map(torch.cat, zip(*parts, strict=True))
         ctx.mark_non_differentiable(entropy_D, likeliest_D, eos_logp_D)
-        ctx.ask, ctx.factor, ctx.weight = ask, scale / ask.temperature, weight
+        ctx.ask, ctx.weight = ask, causal.get_output_embeddings().weight
+        ctx.factor = _scaling(causal)[0] / ask.temperature
         ctx.save_for_backward(mean_UH, slope_D)
         return logp_D, entropy_D, likeliest_D, eos_logp_D
 
@@ -147,6 +125,28 @@ class _Frozen(torch.autograd.Function):
         grad_D = grad_D * ctx.factor
         own_UH = torch.zeros_like(mean_UH)
         own_UH.index_add_(0, state_D, (grad_D * slope_D)[:, None] * ctx.weight[label_D].to(grad_D.dtype))
-        total_U = grad_D.new_zeros(len(mean_UH))
-        total_U.index_add_(0, state_D, grad_D)
+        total_U = grad_D.new_zeros(len(mean_UH)).index_add_(0, state_D, grad_D)
         return (own_UH - total_U[:, None] * mean_UH).to(ctx.weight.dtype), None, None
+
+
+def _with_mean(causal: Any, hidden_UH: Tensor, ask: Ask, learns: bool) -> tuple[Tensor, ...]:
+    """The answers for a chunk; and for backward what a cap leaves of each pair's slope [D], and the mean rows [U,H]."""
+    cap, weight, state_D = _scaling(causal)[1], causal.get_output_embeddings().weight, ask.state_D
+    logits_UV = logits(causal, hidden_UH)
+    slope_UV = 1 - (logits_UV / cap).square() if cap and learns else None
+    logits_UV = logits_UV.div_(ask.temperature)
+    top_U = logits_UV.amax(dim=-1)
+    mass_UV = (logits_UV - top_U[:, None]).exp_()
+    total_U = mass_UV.sum(dim=-1)
+    norm_U = top_U + total_U.log()
+    logit_D = logits_UV[state_D, ask.label_D]
+    entropy_U = norm_U - torch.einsum("uv,uv->u", mass_UV, logits_UV) / total_U
+    eos_logp_U = logits_UV[:, list(ask.eos_ids)].logsumexp(dim=-1) - norm_U
+    slope_D, mean_UH = torch.ones_like(logit_D), hidden_UH.new_empty(0, hidden_UH.shape[-1])
+    if learns:
+        if slope_UV is not None:
+            slope_D = slope_UV[state_D, ask.label_D]
+            mass_UV.mul_(slope_UV)
+        mean_UH = (mass_UV.to(weight.dtype) @ weight).to(norm_U.dtype) / total_U[:, None]
+    logp_D = logit_D - norm_U[state_D]
+    return logp_D, entropy_U[state_D], logit_D >= top_U[state_D], eos_logp_U[state_D], slope_D, mean_UH

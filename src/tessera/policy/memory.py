@@ -158,7 +158,9 @@ def _passing(model: nn.Module, work: Workload) -> Part:
     """The larger of what the vocabulary head needs at once and the gradients inside one layer, with its activations
     where these are not kept."""
     shape = _shape(model)
-    head = 2 * min(CHUNK_BYTES, FLOAT32 * work.planned * shape.vocabulary)
+    # Logits and probabilities in float32, and in half precision a copy of these for the product with the weights.
+    copies = 4 if _itemsize(model) == FLOAT32 else 5
+    head = copies * min(CHUNK_BYTES, FLOAT32 * work.planned * shape.vocabulary) // 2
     inside = work.nodes * (3 * shape.intermediate + 2 * shape.hidden) * _itemsize(model)
     if work.recompute or work.offload:
         inside += _layer(model, work)
