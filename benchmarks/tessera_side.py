@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -72,6 +73,8 @@ def update(on: Policy, spec: Mapping[str, Any], group: Group, compute: ComputeSe
         return {"bytes": found.bytes + kept, "kept": kept}
     began = time.perf_counter()
     done = made.update(made.plan([group], generator(0, "plan")))
+    if on.device.type == "cuda":
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "scored": done.scored, "contributing": done.contributing, "fed": done.fed}
 
@@ -90,7 +93,7 @@ def keeping(on: Policy) -> dict[str, float]:
 
 
 def main() -> None:
-    on = policy()
+    on = policy(sys.argv[1])
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():  # an adapter that has learnt: B is not zero
         for p in on.trainable_parameters():

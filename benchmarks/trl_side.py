@@ -42,6 +42,8 @@ class Turns(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - self.began
         if self.memory:
             self.context.__exit__(None, None, None)
@@ -50,9 +52,9 @@ class Turns(TrainerCallback):
             answer({"seconds": seconds})
 
 
-def trainer(kept: list[Group], batch: int, checkpointing: bool, folder: str) -> GRPOTrainer:
+def trainer(model: str, kept: list[Group], batch: int, checkpointing: bool, folder: str) -> GRPOTrainer:
     """A GRPOTrainer that takes `batch` rows at a time. Its turns come from stdin."""
-    on = policy(LoraSettings(last_fraction="1/3"))
+    on = policy(model)
     base, size = on.model.unload(), len(kept[0].rollouts)
     depth = base.config.num_hidden_layers
     layers = list(LoraSettings(last_fraction="1/3").adapted_layers(depth))
@@ -84,7 +86,7 @@ def trainer(kept: list[Group], batch: int, checkpointing: bool, folder: str) -> 
         temperature=TEMPERATURE,
         learning_rate=1e-6,
         gradient_checkpointing=checkpointing,
-        bf16=False,
+        bf16=base.dtype is torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         report_to=[],
@@ -108,13 +110,14 @@ def trainer(kept: list[Group], batch: int, checkpointing: bool, folder: str) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
     parser.add_argument("workload")
     parser.add_argument("size", type=int)
     parser.add_argument("batch", type=int)
     parser.add_argument("--checkpointing", action="store_true")
     asks = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        trainer(groups(asks.workload, asks.size), asks.batch, asks.checkpointing, folder).train()
+        trainer(asks.model, groups(asks.workload, asks.size), asks.batch, asks.checkpointing, folder).train()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from sides import Side
+from workloads import MODELS
 
 RUNS = 5
 # Our settings: small micro-batches need little memory, and lose little time.
@@ -34,12 +35,12 @@ METHODS = {8: ("grpo", "s_grpo"), 50: ("t_spmo",)}
 MIB = 2**20
 
 
-def best_setting(workload: str, size: int, ways: tuple[bool, ...]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def best_setting(model: str, workload: str, size: int, ways: tuple[bool, ...]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Every setting of TRL with the seconds of one update, and the fastest."""
     tried = []
     for checkpointing in ways:
         for batch in BATCHES[size]:
-            side = trl(workload, size, batch, checkpointing)
+            side = trl(model, workload, size, batch, checkpointing)
             seconds = side.ask(group=0, memory=False)["seconds"]
             side.close()
             tried.append({"batch": batch, "checkpointing": checkpointing, "seconds": seconds})
@@ -47,16 +48,16 @@ def best_setting(workload: str, size: int, ways: tuple[bool, ...]) -> tuple[list
     return tried, min(tried, key=lambda setting: setting["seconds"])
 
 
-def trl(workload: str, size: int, batch: int, checkpointing: bool) -> Side:
+def trl(model: str, workload: str, size: int, batch: int, checkpointing: bool) -> Side:
     """A process of TRL."""
-    return Side("trl_side.py", workload, str(size), str(batch), *(["--checkpointing"] if checkpointing else []))
+    return Side("trl_side.py", model, workload, str(size), str(batch), *(["--checkpointing"] if checkpointing else []))
 
 
-def compare(workload: str, size: int, ours: Side, ways: tuple[bool, ...]) -> dict[str, Any]:
+def compare(model: str, workload: str, size: int, ours: Side, ways: tuple[bool, ...]) -> dict[str, Any]:
     """Seconds and bytes of both sides; every run is of one group, and each side sees the same groups."""
-    tried, best = best_setting(workload, size, ways)
+    tried, best = best_setting(model, workload, size, ways)
     setting = (best["batch"], best["checkpointing"])
-    theirs = trl(workload, size, *setting)
+    theirs = trl(model, workload, size, *setting)
     wishes = [(method, trunk) for method in METHODS[size] for trunk in (True, False)]
     count = {8: 6, 50: 2}[size]
     seconds: dict[str, list[float]] = {"trl": []}
@@ -74,17 +75,25 @@ def compare(workload: str, size: int, ours: Side, ways: tuple[bool, ...]) -> dic
             seen = {name: answer for name, answer in found.items() if name != "trl"}
         print(f"{workload} {size}: " + ", ".join(f"{k} {v['seconds']:.2f} s" for k, v in found.items()), flush=True)
     theirs.close()
-    theirs = trl(workload, size, *setting)
+    theirs = trl(model, workload, size, *setting)
     memory = {"trl": theirs.ask(group=0, memory=True)}
     theirs.close()
     for method, trunk in wishes:
-        fresh = Side("tessera_side.py")
+        fresh = Side("tessera_side.py", model)
         wish = {"workload": workload, "size": size, "group": 0, "method": method, "trunk": trunk}
         name = method if trunk else f"{method} from ids"
         memory[name] = fresh.ask(do="update", **wish, compute=COMPUTE[method], memory=True)
         fresh.close()
     print(f"{workload} {size}: " + ", ".join(f"{k} {v['bytes'] / MIB:.0f} MiB" for k, v in memory.items()), flush=True)
     return {"settings": tried, "best": best, "seconds": seconds, "memory": memory, "positions": seen}
+
+
+def machine() -> str:
+    """The device, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{os.cpu_count()} cores, {names[0].partition(': ')[2] if names else platform.machine()}"
 
 
 def ratios(found: dict[str, Any], suffix: str) -> dict[str, Any]:
@@ -107,20 +116,22 @@ def ratios(found: dict[str, Any], suffix: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="where the result goes")
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--workloads", nargs="+", default=["svamp", "multiplication"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[8, 50], help="group sizes")
     asks = parser.parse_args()
-    ours = Side("tessera_side.py")
+    ours = Side("tessera_side.py", asks.model)
     found: dict[str, Any] = {}
     for size in asks.sizes:
         for workload in asks.workloads:
             known = found.setdefault(workload, {})
             without = [run["best"]["checkpointing"] is False for run in known.values()]
-            known[str(size)] = compare(workload, size, ours, (False,) if any(without) else (False, True))
+            known[str(size)] = compare(asks.model, workload, size, ours, (False,) if any(without) else (False, True))
             result = {
                 "ratios": ratios(found, ""),
                 "ratios_from_ids": ratios(found, " from ids"),
-                "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+                "model": asks.model,
+                "machine": machine(),
                 "torch": torch.__version__,
                 "runs": found,
             }

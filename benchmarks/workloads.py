@@ -14,6 +14,9 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
 from tessera.core.types import Group, Problem, Rollout
 from tessera.policy.adapters import LoraSettings
 from tessera.policy.load import ModelConfig, Policy, load_policy
@@ -23,7 +26,7 @@ from tessera.rollout.hf import HFEngine
 from tessera.tasks.registry import load_task
 
 FOLDER = Path(__file__).parent / "rollouts"
-MODEL = "smollm2-135m-instruct"
+MODELS = ("smollm2-135m-instruct", "qwen2-1.5b-random")
 TEMPERATURE = 1.0
 
 
@@ -43,10 +46,30 @@ SVAMP = {"style": "chat", "system": "Solve it step by step.", "template": "{ques
 MULTIPLICATION = {"style": "chat", "system": "Explain every step of a calculation in detail."}
 
 
-def policy(lora: LoraSettings | None = None) -> Policy:
-    """The embedded model with rank-16 adapters on q and v of its last third, on the CPU in float32."""
-    lora = lora or LoraSettings(targets=("q_proj", "v_proj"), last_fraction="1/3", rank=16, alpha=32)
-    return load_policy(ModelConfig(name=MODEL, dtype="float32", device="cpu", lora=lora))
+def policy(model: str = MODELS[0]) -> Policy:
+    """A model with rank-16 adapters on q and v of its last third: the embedded one in float32, on the CPU or a GPU; or
+    Qwen2-1.5B's architecture with random weights in bfloat16, with the embedded model's tokenizer, whose ids it has."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lora = LoraSettings(targets=("q_proj", "v_proj"), last_fraction="1/3", rank=16, alpha=32)
+    embedded = load_policy(ModelConfig(name=MODELS[0], dtype="float32", device=device, lora=lora))
+    if model == MODELS[0]:
+        return embedded
+    return Policy.from_objects(qwen2().to(device), embedded.tokenizer, lora=lora, name=model)
+
+
+def qwen2(layers: int = 28, dtype: torch.dtype = torch.bfloat16) -> Qwen2ForCausalLM:
+    """Qwen2-1.5B's architecture, with random weights that depend on nothing."""
+    config = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(config).to(dtype)
 
 
 def groups(workload: str, size: int) -> list[Group]:
