@@ -1,4 +1,4 @@
-"""On a CUDA device: are log-probs and gradients in bfloat16 those of float32, and what does an update cost beside TRL's?
+"""On a CUDA device: log-probs and gradients in bfloat16 against float32, and what an update costs beside TRL's.
 
     python benchmarks/gpu.py --out benchmarks/results
 
