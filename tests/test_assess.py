@@ -21,6 +21,14 @@ def plan(path: Path, *overrides: str) -> tuple[str, dict[str, int]]:
     return found.phase, {part.what: part.bytes for part in found.parts}
 
 
+RECOMPUTE = "stages.rl.compute.gradient_checkpointing=true"
+
+
+def nodes(parts: dict[str, int]) -> int:
+    """Tokens of a micro-batch, where of the two adapted layers only the input, 32 float32, is kept for backward."""
+    return parts["activations (update)"] // (2 * 32 * 4)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One RL stage, 4 completions of 6 tokens; a prompt is 23 tokens: <bos> and "Problem: 1 + 1\\nAnswer:"."""
@@ -34,7 +42,8 @@ def test_weights_and_caches_are_those_of_the_model(recipe: Path) -> None:
     assert parts["weights"] == 4 * sum(p.numel() for p in tiny_model().parameters())
     # keys and values, 4 layers, 2 heads of 8, float32; 4 rows of 23 + 6 tokens
     assert parts["key-value cache (sampling)"] == 2 * 4 * 16 * 4 * 4 * (23 + 6)
-    assert parts["key-value cache (update)"] == parts["key-value cache (sampling)"]
+    # a prompt of 23 tokens and 4 rows of which 5 are fed, each of 32 float32
+    assert parts["frozen layers' output, kept from sampling"] == (23 + 4 * 5) * 32 * 4
 
 
 def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
@@ -43,7 +52,7 @@ def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
     phase, parts = plan(recipe, *small)
     assert phase == "evaluation"
     assert parts["key-value cache (sampling)"] == 2 * 4 * 16 * 4 * 6 * (23 + 300)
-    assert parts["activations (update)"] == parts["head (update)"] == 0
+    assert parts["activations (update)"] == parts["head, or gradients of a layer (update)"] == 0
     phase, parts = plan(recipe, *small, "run.max_rows=3")
     assert parts["key-value cache (sampling)"] == 2 * 4 * 16 * 4 * 3 * (23 + 300)
 
@@ -64,19 +73,20 @@ def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
 )
 def test_a_micro_batch_takes_the_rows_that_its_budget_allows(recipe: Path, budget: int, rows: int) -> None:
     _, parts = plan(recipe, "stages.rl.prompts_per_step=2", f"stages.rl.compute.tokens_per_microbatch={budget}",
-                    "evaluation.test_size=1")  # fmt: skip
-    assert parts["key-value cache (update)"] == 2 * 4 * 16 * 4 * rows * (23 + 6)
+                    RECOMPUTE, "evaluation.test_size=1")  # fmt: skip
+    assert nodes(parts) == (1 if rows <= 4 else 2) * 23 + rows * 5
 
 
 def test_a_supervised_stage_has_a_prompt_a_row_and_samples_nothing(recipe: Path, tmp_path: Path) -> None:
     """Prompt 3 (<bos>, 2 characters), completions of 4 and 2 tokens with the end: the longest of each, 3 + 4."""
     rows = '{"prompt": "ab", "completion": "xyz"}\n{"prompt": "c", "completion": "x"}\n'
     (tmp_path / "warm.jsonl").write_text(rows)
-    stage = "stages=[{kind: sft, steps: 1, batch_size: 9, data: warm.jsonl, compute: {tokens_per_microbatch: 15}}]"
+    stage = "stages=[{kind: sft, steps: 1, batch_size: 9, data: warm.jsonl, "
+    stage += "compute: {tokens_per_microbatch: 15, gradient_checkpointing: true}}]"
     phase, parts = plan(recipe, stage, "task.test_size=0", "task.validation_size=0")
     assert phase == "stage sft"
     assert parts["key-value cache (sampling)"] == 0
-    assert parts["key-value cache (update)"] == 2 * 4 * 16 * 4 * 2 * (3 + 4)  # 2 rows of 7 are 14, 3 were 21
+    assert nodes(parts) == 2 * (3 + 3)  # 2 rows of 7 are 14 of the budget, 3 were 21; the last token is not fed
 
 
 def test_the_plan_loads_no_weights(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +102,8 @@ def test_the_plan_reads_the_chat_template_of_the_recipe(recipe: Path, tmp_path: 
     (tmp_path / "template.jinja").write_text("{{ messages[0]['content'] }}{% if flag %}!!!{% endif %}")
     chat = ["task.prompt.style=chat", f"model.chat_template={tmp_path / 'template.jinja'}", "evaluation.test_size=1"]
     # "Problem: 1 + 1\nAnswer:" alone is 22 tokens, three more with the flag
-    sizes = [
-        plan(recipe, *chat, *more)[1]["key-value cache (update)"] for more in ([], ["chat_template_kwargs.flag=1"])
-    ]
-    assert sizes == [2 * 4 * 16 * 4 * 4 * (22 + 6), 2 * 4 * 16 * 4 * 4 * (25 + 6)]
+    sizes = [nodes(plan(recipe, *chat, RECOMPUTE, *more)[1]) for more in ([], ["chat_template_kwargs.flag=1"])]
+    assert sizes == [22 + 4 * 5, 25 + 4 * 5]
 
 
 def test_the_plan_refuses_what_does_not_fit(recipe: Path) -> None:
