@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tessera.algorithms import score_group
     from tessera.api import train
+    from tessera.tasks import grade
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "score_group", "train"]
+__all__ = ["__version__", "grade", "score_group", "train"]
 
-_LAZY = {"score_group": "tessera.algorithms", "train": "tessera.api"}
+_LAZY = {"grade": "tessera.tasks", "score_group": "tessera.algorithms", "train": "tessera.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,13 +31,21 @@ def graded(value: Any) -> Grade:
 
 
 def test_a_number_is_the_reward() -> None:
-    assert graded(0.5) == Grade(0.5, {}, None)
-    assert graded(True) == Grade(1.0, {}, None)
+    assert graded(0.5) == Grade(0.5, {}, None, False)
+    assert graded(True) == Grade(1.0, {}, None, True)
 
 
 def test_components_add_up_unless_the_total_is_named() -> None:
-    assert graded({"right": 1.0, "format": 0.25}) == Grade(1.25, {"right": 1.0, "format": 0.25}, None)
-    assert graded({"right": 1.0, "reward": 3.0}) == Grade(3.0, {"right": 1.0}, None)
+    assert graded({"right": 1.0, "format": 0.25}) == Grade(1.25, {"right": 1.0, "format": 0.25}, None, True)
+    assert graded({"right": 1.0, "reward": 3.0}) == Grade(3.0, {"right": 1.0}, None, True)
+
+
+def test_a_task_may_judge_its_answers_apart_from_its_reward() -> None:
+    class Graded(Returns):
+        def correct(self, problem: Problem, text: str) -> bool:
+            return text == "4"
+
+    assert grade(Graded(-1.0), PROBLEM, "4") == Grade(-1.0, {}, None, True)
 
 
 @pytest.mark.parametrize(

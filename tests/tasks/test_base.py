@@ -6,7 +6,7 @@ import pytest
 
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
-from tessera.tasks.base import LoadedTask, Split, Task, read_reward
+from tessera.tasks.base import LoadedTask, Reward, Split, Task, full_marks, grade_text, read_reward
 
 
 @dataclass
@@ -94,3 +94,29 @@ def test_rewards_are_numbers_or_named_components(value: Any, expected: tuple[flo
 def test_other_rewards_are_refused(value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_reward(value)
+
+
+def test_right_is_full_marks_unless_the_task_judges_itself() -> None:
+    problem = Problem("p", "2 + 2 =", "4")
+
+    class Generous(Stub):
+        full_marks = 2.0
+
+        def reward(self, problem: Problem, text: str) -> Any:
+            return {"answer": float(text == problem.answer), "format": 1.0}
+
+    class Unsure(Stub):
+        def reward(self, problem: Problem, text: str) -> float:
+            return float("nan")
+
+    class Judge(Generous):
+        def correct(self, problem: Problem, text: str) -> bool:
+            return "4" in text
+
+    assert (full_marks(Stub()), full_marks(Generous())) == (1.0, 2.0)
+    assert grade_text(Stub(), problem, "4") == Reward(1.0, {}, True)
+    assert grade_text(Generous(), problem, "4") == Reward(2.0, {"answer": 1.0, "format": 1.0}, True)
+    assert grade_text(Generous(), problem, "44") == Reward(1.0, {"answer": 0.0, "format": 1.0}, False)
+    assert grade_text(Judge(), problem, "44") == Reward(1.0, {"answer": 0.0, "format": 1.0}, True)
+    with pytest.raises(UserError, match="it must be finite"):
+        grade_text(Unsure(), problem, "")

@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tessera.core.errors import UserError
-from tessera.tasks.registry import TASKS, list_tasks, load_task
+from tessera.tasks.base import Reward
+from tessera.tasks.registry import TASKS, grade, list_tasks, load_task
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,67 @@ def test_loading_the_tasks_loads_no_torch() -> None:
     script = "import sys, tessera.tasks; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+SUM = {
+    "id": "chal-1",
+    "question": "There are 8 cups and 7 break. How many are left?",
+    "answer": 1,
+    "equation": "( 8.0 - 7.0 )",
+}
+RIGHT, WRONG = Reward(1.0, {}, True), Reward(0.0, {}, False)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "completion", "earned"),
+    [
+        ("svamp", SUM, " 8 - 7 = 1", RIGHT),
+        ("svamp", SUM, " 8 - 7", WRONG),
+        ("multiplication", {"a": 123, "b": 456}, " So it is 56,088.", RIGHT),
+        ("multiplication", {"a": 123, "b": "456"}, "56087", WRONG),
+        # The assistant's whole turn, prefill included, is no other answer than what follows the prefill.
+        ("multiplication", {"a": 3, "b": 4}, "Let's break this problem down step by step. 12", RIGHT),
+        ("arithmetic", {"a": 3, "b": 4}, " 7", RIGHT),
+    ],
+)
+def test_one_row_and_one_completion_are_graded_without_a_file(
+    task: str, row: dict[str, Any], completion: str, earned: Reward
+) -> None:
+    assert grade(task, row, completion) == earned
+
+
+def test_a_recipes_keys_are_options_of_grading() -> None:
+    assert grade("arithmetic", {"a": 3, "b": 4}, "12", operation="multiplication") == RIGHT
+    row = {"q": "Capital of France?", "a": "Paris"}
+    columns = {"prompt_column": "q", "answer_column": "a"}
+    prefilled = {"reward": "exact_match", "prompt": {"prefill": "It is"}, **columns}
+    assert grade("jsonl", row, " Paris", **prefilled) == RIGHT
+    assert grade("jsonl", row, "It is Paris", **prefilled) == RIGHT
+    assert grade("jsonl", row, " Paris.", **prefilled) == WRONG
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "options", "message"),
+    [
+        ("svanp", SUM, {}, r"unknown task 'svanp' .did you mean 'svamp'"),
+        ("svamp", {"answer": 3}, {}, "the row has no column 'question'"),
+        ("svamp", SUM, {"promt": "x"}, r"unknown option of task svamp 'promt' .did you mean 'prompt'"),
+        ("jsonl", SUM, {}, "task jsonl needs the option 'reward'"),
+        ("multiplication", {"a": 2.5, "b": 3}, {}, "the row: a = 2.5 must be an integer"),
+    ],
+)
+def test_what_cannot_be_graded(task: str, row: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        grade(task, row, "1", **options)
+
+
+def test_a_users_task_is_graded_where_it_reads_rows(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    body = "class Mine:\n    def problems(self, split): return []\n    def reward(self, problem, text): return 0.5\n"
+    file.write_text(body)
+    with pytest.raises(UserError, match="has no method problem_of"):
+        grade(f"{file}:Mine", {}, "")
+    reads = "    def problem_of(self, row): return Problem(row.column('id'), 'q', None)\n"
+    other = tmp_path / "other.py"
+    other.write_text(f"from tessera.core.types import Problem\n{body}{reads}")
+    assert grade(f"{other}:Mine", {}, "") == Reward(0.5, {}, False)

@@ -54,7 +54,9 @@ def test_hostile_texts_have_their_size() -> None:
 def test_a_reward_that_pays_nothing_fails_on_gold() -> None:
     report = failed(validate(lambda p, t: 0.0))
     assert list(report) == ["train: gold answers earn full marks"]
-    found = re.fullmatch(r"problem 'train-(\d)': '(\d)' earned 0; full marks are 1", *report.values())
+    found = re.fullmatch(
+        r"problem 'train-(\d)': '(\d)' earned 0 and counts as wrong; full marks are 1", *report.values()
+    )
     assert found is not None and int(found[2]) == int(found[1]) + 1  # row n asks for n + 1
 
 

@@ -64,7 +64,7 @@ class Rollout:
     `logprobs[t]` a log-probability (elsewhere None: not scored is not zero). `text` is the assistant's whole turn,
     prefill included. `error` holds the text of a reward that failed; such a rollout has reward None and takes no
     part in training. `reward` is what training sees; `unshaped` is what the task gave, where a penalty was added to it.
-    `trunk` is the completion's.
+    `correct` is whether the answer is right, None where the reward failed or nobody asked. `trunk` is the completion's.
     """
 
     prompt_ids: tuple[int, ...]
@@ -77,6 +77,7 @@ class Rollout:
     components: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     unshaped: float | None = None
+    correct: bool | None = None
     trunk: Any = field(default=None, compare=False, repr=False)
 
     @property

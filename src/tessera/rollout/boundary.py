@@ -6,21 +6,25 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tessera.core.types import Problem
-from tessera.tasks.base import Task, read_reward
+from tessera.tasks.base import Task, grade_text
 
 
 class Grade(NamedTuple):
-    """What a text earned: `reward` is None and `error` says why in a line when the reward raised or was not finite."""
+    """What a text earned, and whether it is right.
+
+    When the reward raised or was not finite, `reward` and `correct` are None and `error` says why in a line.
+    """
 
     reward: float | None
     components: Mapping[str, float]
     error: str | None
+    correct: bool | None = None
 
 
 def grade(task: Task, problem: Problem, text: str) -> Grade:
     """Reward `text`, the assistant's whole turn, as an answer to `problem`."""
     try:
-        reward, components = read_reward(task.reward(problem, text))
+        earned = grade_text(task, problem, text)
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
         return Grade(None, {}, f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return Grade(reward, components, None)
+    return Grade(earned.value, earned.components, None, earned.correct)

@@ -88,6 +88,7 @@ class Collector:
             reward=reward.reward,
             components=reward.components,
             error=reward.error,
+            correct=reward.correct,
             trunk=completion.trunk,
         )
 

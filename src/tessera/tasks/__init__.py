@@ -1,9 +1,9 @@
 """Tasks: what is asked, and what a text earns. Nothing here loads torch."""
 
-from tessera.tasks.base import SPLITS, LoadedTask, Split, Task, read_reward
+from tessera.tasks.base import SPLITS, LoadedTask, Reward, Split, Task, grade_text, read_reward
 from tessera.tasks.in_memory import InMemoryTask
 from tessera.tasks.prompts import PromptFormat
-from tessera.tasks.registry import list_tasks, load_task
+from tessera.tasks.registry import grade, list_tasks, load_task
 from tessera.tasks.rewards import reward_by_name
 from tessera.tasks.validate import validate_task
 
@@ -12,8 +12,11 @@ __all__ = [
     "InMemoryTask",
     "LoadedTask",
     "PromptFormat",
+    "Reward",
     "Split",
     "Task",
+    "grade",
+    "grade_text",
     "list_tasks",
     "load_task",
     "read_reward",

@@ -14,12 +14,25 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from tessera.core.errors import UserError, unknown
 from tessera.core.types import Problem
+from tessera.tasks.data import Row
 from tessera.tasks.prompts import VERBATIM, PromptFormat
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 RewardValue = float | Mapping[str, float]
 RewardFunction = Callable[[Problem, str], RewardValue]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What a text earned: the reward, its named components, and whether the answer is right.
+
+    Where a reward is graded, or pays for more than the answer, `correct` is plain accuracy.
+    """
+
+    value: float
+    components: Mapping[str, float]
+    correct: bool
 
 
 @runtime_checkable
@@ -30,9 +43,11 @@ class Task(Protocol):
     assistant's whole turn, prefill included, and returns a finite number, or a mapping of named components whose
     total is the key `reward` when present and their sum otherwise.
 
-    Three optional members serve `tessera tasks --validate`: `gold(problem) -> str`, a continuation that earns full
-    marks (default: the answer as text); `corrupted(problem) -> str`, a wrong one of the same form (default: the answer
-    changed); and `full_marks: float`, what the gold earns (default 1.0).
+    Optional members: `correct(problem, text) -> bool`, plain accuracy, for a task whose reward is graded or pays for
+    more than the answer (default: the reward is at least `full_marks`); `full_marks: float`, what a perfect text earns
+    (default 1.0); `problem_of(row) -> Problem`, which lets `tessera.grade` take a row of data. And for `tessera tasks
+    --validate`: `gold(problem) -> str`, a continuation that earns full marks (default: the answer as text), and
+    `corrupted(problem) -> str`, a wrong one of the same form (default: the answer changed).
     """
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -66,6 +81,26 @@ class BuiltinTask(BaseModel):
     @abstractmethod
     def reward(self, problem: Problem, text: str) -> RewardValue:
         """What `text` earns as an answer to `problem`."""
+
+    @abstractmethod
+    def problem_of(self, row: Row) -> Problem:
+        """The problem that a row of data asks; a row that does not fit is a UserError that says where."""
+
+
+def grade_text(task: Task, problem: Problem, text: str) -> Reward:
+    """Grade `text`, the assistant's whole turn, as an answer to `problem`.
+
+    Raises what the task raises, and UserError for a reward that is not a finite number.
+    """
+    value, components = read_reward(task.reward(problem, text))
+    judge = getattr(task, "correct", None)
+    correct = judge(problem, text) if callable(judge) else value >= full_marks(task)
+    return Reward(value, components, bool(correct))
+
+
+def full_marks(task: Task) -> float:
+    """What a perfect text earns: the task's `full_marks`, 1 unless it says otherwise."""
+    return float(getattr(task, "full_marks", 1.0))
 
 
 def read_reward(value: Any) -> tuple[float, dict[str, float]]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from tessera.core.types import Problem
-from tessera.tasks.base import BuiltinTask, Split
+from tessera.tasks.base import BuiltinTask, RewardValue, Split
 from tessera.tasks.data import DataPath, Row, hold_out, read_jsonl
 from tessera.tasks.rewards import NamedReward
 from tessera.tasks.rows import RowFormat
@@ -52,7 +52,11 @@ class FileTask(BuiltinTask):
         """The problems of `split`, in the order of the file; files are read once."""
         return self._splits[split]
 
-    def reward(self, problem: Problem, text: str) -> float:
+    def problem_of(self, row: Row) -> Problem:
+        """The problem that one row asks, in the columns of the files."""
+        return self.row_format.problem(row)
+
+    def reward(self, problem: Problem, text: str) -> RewardValue:
         """What `text` earns by the task's named reward."""
         return self.grader(problem, text)
 

@@ -9,8 +9,11 @@ from functools import cached_property
 
 from pydantic import Field, model_validator
 
+from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.tasks.base import BuiltinTask, Split
+from tessera.tasks.data import Row
+from tessera.tasks.grading import integer_text
 from tessera.tasks.rewards import REWARDS
 
 Pair = tuple[int, int]
@@ -84,6 +87,10 @@ class GeneratedTask(BuiltinTask):
             for split, size in self._asked.items()
         }
 
+    def problem_of(self, row: Row) -> Problem:
+        """The problem about the row's `a` and `b`."""
+        return self.problem(_whole(row, "a"), _whole(row, "b"))
+
     @abstractmethod
     def problem(self, a: int, b: int) -> Problem:
         """The question about `a` and `b`, in this order."""
@@ -102,3 +109,9 @@ class GeneratedTask(BuiltinTask):
         pairs = iter(draw_pairs(self.digits, sum(sizes.values()), self.seed))
         order: tuple[Split, ...] = ("test", "validation", "train")
         return {split: tuple(self.problem(*next(pairs)) for _ in range(sizes[split])) for split in order}
+
+
+def _whole(row: Row, column: str) -> int:
+    if (text := integer_text(value := row.column(column))) is None:
+        raise UserError(f"{row.where}: {column} = {value!r:.60} must be an integer")
+    return int(text)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import devnull
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tessera.core.errors import UserError, unknown
+from tessera.core.types import Problem
 from tessera.tasks.arithmetic import Arithmetic
-from tessera.tasks.base import BuiltinTask, LoadedTask, Task
+from tessera.tasks.base import BuiltinTask, LoadedTask, Reward, Task, grade_text
+from tessera.tasks.data import Row
+from tessera.tasks.files import FileTask
 from tessera.tasks.jsonl import Jsonl
 from tessera.tasks.multiplication import Multiplication
 from tessera.tasks.options import read_options
@@ -59,6 +63,30 @@ def _make(name: str, options: Mapping[str, Any], base_dir: Path | None) -> Task:
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return read_options(TASKS[name], options, f"task {name}", base_dir)
+
+
+def grade(task: str, row: Mapping[str, Any], completion: str, **options: Any) -> Reward:
+    """What `completion` earns as an answer to one `row` of data, by the reward of a task.
+
+    `task` is a registered name or `path/to/file.py:ClassName`, `options` its keys in a recipe; data files are not
+    needed. `row` has the columns of the task's files, or the numbers that a generated question is about (`a`, `b`).
+    `completion` is what the model wrote after the prompt; the task's prefill is put before it unless it is there.
+    Raises UserError for a row or an option that does not fit, and what the reward raises.
+    """
+    made = _make(task, {**_no_files(task), **options}, None)
+    if not callable(problem_of := getattr(made, "problem_of", None)):
+        raise UserError(f"task {task} has no method problem_of(self, row), which makes a problem of a row")
+    problem: Problem = problem_of(Row("the row", {"id": "row", **row}))
+    opening = "" if completion.startswith(problem.prefill) else problem.prefill
+    return grade_text(made, problem, opening + completion)
+
+
+def _no_files(task: str) -> dict[str, str]:
+    """The files that a task requires, as empty ones: nothing is read from them."""
+    kind = TASKS.get(task)
+    if kind is None or not issubclass(kind, FileTask):
+        return {}
+    return {name: devnull for name in ("train", "test") if kind.model_fields[name].is_required()}
 
 
 def list_tasks() -> list[TaskInfo]:

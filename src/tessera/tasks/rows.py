@@ -32,9 +32,10 @@ class RowFormat:
 
     def problems(self, split: str, rows: Sequence[Row]) -> tuple[Problem, ...]:
         """The rows as problems; a row that does not fit is a UserError that says where."""
-        return tuple(self._problem(row, f"{split}-{position}") for position, row in enumerate(rows))
+        return tuple(self.problem(row, f"{split}-{position}") for position, row in enumerate(rows))
 
-    def _problem(self, row: Row, position: str) -> Problem:
+    def problem(self, row: Row, position: str = "row") -> Problem:
+        """One row as a problem, called `position` where there is no `id_column`."""
         prompt, prefill = self._prompt(row)
         used = {self.prompt_column, self.answer_column, self.id_column}
         return Problem(

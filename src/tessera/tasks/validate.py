@@ -10,7 +10,7 @@ from typing import Any
 
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
-from tessera.tasks.base import SPLITS, LoadedTask, Task, read_reward
+from tessera.tasks.base import SPLITS, LoadedTask, Task, full_marks, grade_text
 from tessera.tasks.grading import integer_text
 
 SECONDS_LIMIT = 5.0
@@ -154,11 +154,12 @@ def _unanswered(name: str) -> Check:
 def _fault(task: Task, problem: Problem, continuation: str, full: bool) -> str | None:
     """What is wrong with the score of one text, if anything."""
     joint = "\n" if problem.prefill and not problem.prefill[-1].isspace() else ""
-    marks = float(getattr(task, "full_marks", 1.0))
+    marks = full_marks(task)
     try:
-        reward, _ = read_reward(task.reward(problem, problem.prefill + joint + continuation))
+        earned = grade_text(task, problem, problem.prefill + joint + continuation)
     except GRADER_ERRORS as error:
         return f"{continuation!r:.60} raised {type(error).__name__}: {error!s:.200}"
-    if (reward >= marks) == full:
+    if (earned.value >= marks) == full == earned.correct:
         return None
-    return f"{continuation!r:.60} earned {reward:g}; full marks are {marks:g}"
+    judged = "correct" if earned.correct else "wrong"
+    return f"{continuation!r:.60} earned {earned.value:g} and counts as {judged}; full marks are {marks:g}"
