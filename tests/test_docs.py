@@ -21,6 +21,7 @@ from tessera.policy.load import ModelConfig
 from tessera.recipe import Recipe, check_recipe
 from tessera.tasks.prompts import PromptFormat
 from tessera.tasks.registry import TASKS
+from tessera.tasks.sources import Source
 from tessera.training import settings
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,7 @@ SECTIONS: Mapping[str, Any] = {
     "The file": defaults(Recipe),
     "model": defaults(ModelConfig),
     "model.lora": defaults(LoraSettings),
+    "task.source": defaults(Source),
     "task.prompt": defaults(PromptFormat),
     "stages": defaults(settings.RLStage, of=COMMON),
     "stages: sft": defaults(settings.SFTStage, but=COMMON),

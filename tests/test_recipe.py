@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,15 @@ def test_a_fingerprint_sees_the_data(other: Problem) -> None:
     recipe = read(minimal())
     assert recipe.fingerprint([other]) != recipe.fingerprint([ONE])
     assert recipe.fingerprint([ONE, other]) != recipe.fingerprint([other, ONE])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(date(2024, 5, 1), date(2024, 5, 2)), (Decimal("1.10"), Decimal("1.1")), (b"a", b"b"), (time(1), time(2))],
+)
+def test_a_fingerprint_sees_what_parquet_columns_hold_and_json_does_not_know(one: object, other: object) -> None:
+    first, second = (Problem("1", "x", "y", metadata={"column": value}) for value in (one, other))
+    assert read(minimal()).fingerprint([first]) != read(minimal()).fingerprint([second])
 
 
 def test_a_fingerprint_is_the_same_in_another_process_whatever_an_answer_is() -> None:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,8 +65,7 @@ class Recipe(Settings):
         content = self.model_dump(mode="json", exclude=exclude)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         for p in problems:
-            # An object that JSON does not know stands as its type: its repr may differ from process to process.
-            told = json.dumps([p.id, p.key, p.prefill, p.answer, dict(p.metadata)], default=_type_name, skipkeys=True)
+            told = json.dumps([p.id, p.key, p.prefill, p.answer, dict(p.metadata)], default=_as_json, skipkeys=True)
             digest.update(told.encode())
         return digest.hexdigest()
 
@@ -236,5 +237,9 @@ def _index(stages: list[Any], part: str, key: str) -> int:
     raise unknown(f"stage in override {key}", part, [*names, *map(str, range(len(stages)))])
 
 
-def _type_name(value: object) -> str:
-    return type(value).__name__
+def _as_json(value: object) -> str:
+    """What JSON does not know: data columns by their content, any other object as its type, since its repr may differ
+    from process to process."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value) if isinstance(value, date | time | timedelta | Decimal) else type(value).__name__

@@ -47,7 +47,7 @@ def test_validation_by_size_or_by_file(files: dict[str, Any], tmp_path: Path) ->
     validation = write(tmp_path / "validation.jsonl", rows(2, 300))
     loaded = load_task({**files, "validation": validation})
     assert (len(loaded.train), [p.id for p in loaded.validation]) == (105, ["chal-300", "chal-301"])
-    with pytest.raises(UserError, match=r"task svamp: give either validation .a file. or validation_size"):
+    with pytest.raises(UserError, match=r"task svamp: give either validation .a source. or validation_size"):
         load_task({**files, "validation": validation, "validation_size": 7})
     with pytest.raises(UserError, match=r"validation_size = 105 must be from 0 to 104: .*train\.jsonl has 105 rows"):
         load_task({**files, "validation_size": 105})
@@ -76,7 +76,7 @@ def test_a_missing_column_and_a_shared_question(files: dict[str, Any], tmp_path:
 def test_relative_files_are_found_beside_the_recipe(files: dict[str, Any]) -> None:
     base = Path(files["train"]).parent
     loaded = load_task({"name": "svamp", "train": "train.jsonl", "test": "test.jsonl"}, base)
-    assert loaded.task.train == str(base / "train.jsonl")
+    assert str(loaded.task.train) == str(base / "train.jsonl")
     with pytest.raises(UserError, match=f"no such file: 'trein.jsonl' .looked in .* and {base}"):
         load_task({"name": "svamp", "train": "trein.jsonl", "test": "test.jsonl"}, base)
 

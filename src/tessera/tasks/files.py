@@ -1,9 +1,10 @@
-"""The options and the splitting that every task read from JSON Lines files shares."""
+"""The options and the splitting that every task read from files or from the hub shares."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,31 +12,34 @@ from pydantic import Field, model_validator
 
 from tessera.core.types import Problem
 from tessera.tasks.base import BuiltinTask, RewardValue, Split
-from tessera.tasks.data import DataPath, Row, hold_out, read_jsonl
+from tessera.tasks.data import Row, hold_out
 from tessera.tasks.rewards import NamedReward
 from tessera.tasks.rows import RowFormat
+from tessera.tasks.sources import Source, renamed
 
 
 class FileTask(BuiltinTask):
-    """A task whose splits are JSON Lines files, plain or gzipped (`.gz`).
+    """A task whose splits are files (JSON Lines, Parquet) or data sets of the hub.
 
-    Without a `validation` file the last `validation_size` rows of the train file are the validation split, and are
-    not trained on.
+    Without a `validation` source the last `validation_size` rows of train are the validation split, and are not
+    trained on.
     """
 
-    train: DataPath = Field(description="JSON Lines file of the train split")
-    validation: DataPath | None = Field(None, description="file of the validation split")
+    train: Source = Field(description="file or data set of the train split")
+    validation: Source | None = Field(None, description="of the validation split")
     validation_size: int | None = Field(
-        None, ge=0, description="without a validation file: this many rows from the end of train"
+        None, ge=0, description="without a validation source: this many rows from the end of train"
     )
-    test: DataPath | None = Field(None, description="JSON Lines file of the test split")
+    test: Source | None = Field(None, description="of the test split")
+    columns: dict[str, str] = Field({}, description="the task's column: the column of the data")
 
     default_validation_size: ClassVar[int] = 0
+    ids_required: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _one_validation(self) -> FileTask:
         if self.validation is not None and self.validation_size is not None:
-            raise ValueError("give either validation (a file) or validation_size (rows from the end of train)")
+            raise ValueError("give either validation (a source) or validation_size (rows from the end of train)")
         return self
 
     @property
@@ -54,7 +58,7 @@ class FileTask(BuiltinTask):
 
     def problem_of(self, row: Row) -> Problem:
         """The problem that one row asks, in the columns of the files."""
-        return self.row_format.problem(row)
+        return self.row_format.problem(renamed(row, self.columns))
 
     def reward(self, problem: Problem, text: str) -> RewardValue:
         """What `text` earns by the task's named reward."""
@@ -63,16 +67,19 @@ class FileTask(BuiltinTask):
     @cached_property
     def _splits(self) -> dict[Split, tuple[Problem, ...]]:
         train, validation = self._train_and_validation()
-        rows: dict[Split, Sequence[Row]] = {
-            "train": train,
-            "validation": validation,
-            "test": () if self.test is None else read_jsonl(self.test),
-        }
-        return {split: self.row_format.problems(split, rows[split]) for split in rows}
+        test: Sequence[Row] = () if self.test is None else self.test.rows(self.columns)
+        rows: dict[Split, Sequence[Row]] = {"train": train, "validation": validation, "test": test}
+        return {split: self._format_of(rows[split]).problems(split, rows[split]) for split in rows}
 
     def _train_and_validation(self) -> tuple[Sequence[Row], Sequence[Row]]:
-        rows = read_jsonl(self.train)
+        rows = self.train.rows(self.columns)
         if self.validation is not None:
-            return rows, read_jsonl(self.validation)
+            return rows, self.validation.rows(self.columns)
         size = self.default_validation_size if self.validation_size is None else self.validation_size
-        return hold_out(rows, size, self.train)
+        return hold_out(rows, size, str(self.train))
+
+    def _format_of(self, rows: Sequence[Row]) -> RowFormat:
+        """Problems of data without ids are called by split and position, unless the recipe asks for a column."""
+        known = self.row_format
+        named = self.ids_required or any(known.id_column in row.values for row in rows)
+        return known if named else replace(known, id_column=None)

@@ -1,6 +1,8 @@
-"""Any JSON Lines files with a prompt and an answer, graded by a named reward."""
+"""Any files or data sets with a prompt and an answer, graded by a named reward."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -10,7 +12,7 @@ from tessera.tasks.rows import RowFormat
 
 
 class Jsonl(FileTask):
-    """JSON Lines files with a prompt and an answer column, graded by a named reward.
+    """Files or data sets with a prompt and an answer column, graded by a named reward.
 
     A prompt is a text, worded by `prompt` (by default taken verbatim), or a list of {role, content} messages, taken
     as they are; a last message by the assistant opens its turn.
@@ -21,6 +23,8 @@ class Jsonl(FileTask):
     prompt_column: str = Field("prompt", description="column of the prompt")
     answer_column: str = Field("answer", description="column of the gold answer")
     id_column: str | None = Field(None, description="column of the id; without, split and position")
+
+    ids_required: ClassVar[bool] = True
 
     @field_validator("reward_name")
     @classmethod

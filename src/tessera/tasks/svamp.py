@@ -7,11 +7,11 @@ from typing import ClassVar
 from pydantic import Field
 
 from tessera.core.types import Problem
-from tessera.tasks.data import DataPath
 from tessera.tasks.files import FileTask
 from tessera.tasks.prompts import PromptFormat
 from tessera.tasks.rewards import REWARDS, NamedReward
 from tessera.tasks.rows import RowFormat
+from tessera.tasks.sources import Source
 from tessera.tasks.traces import worked_solution
 
 
@@ -24,7 +24,7 @@ class Svamp(FileTask):
     """
 
     prompt: PromptFormat = PromptFormat(template="Problem: {question}\nAnswer:")
-    test: DataPath = Field(description="JSON Lines file of the test split")
+    test: Source = Field(description="of the test split")
 
     default_validation_size: ClassVar[int] = 100
 

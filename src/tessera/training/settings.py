@@ -113,7 +113,7 @@ class _Stage(Settings):
 
 
 class SFTStage(_Stage):
-    """Supervised warm-up on the task's gold answers, or on the rows of `data` (`prompt`, `completion`; JSON Lines).
+    """Supervised warm-up on the task's gold answers, or on the rows of `data` (`prompt`, `completion`).
 
     Stops early when greedy accuracy on the validation split, taken every `check_every` steps, is `stop_accuracy`.
     """

@@ -17,8 +17,9 @@ from tessera.policy.reference import Reference
 from tessera.policy.trunk import packs
 from tessera.rollout.collect import Collector
 from tessera.tasks.base import LoadedTask
-from tessera.tasks.data import locate, read_jsonl
+from tessera.tasks.data import locate
 from tessera.tasks.rows import RowFormat
+from tessera.tasks.sources import read_file
 from tessera.tasks.validate import gold_text
 from tessera.training.batching import micro_batches
 from tessera.training.context import RunContext
@@ -140,6 +141,6 @@ def _gold(task: LoadedTask) -> list[tuple[Problem, str]]:
 
 
 def _from_file(path: str) -> list[tuple[Problem, str]]:
-    read = read_jsonl(locate(path))
+    read = read_file(locate(path))
     problems = RowFormat(answer_column="completion").problems("sft", read)
     return [(problem, str(row.column("completion"))) for problem, row in zip(problems, read, strict=True)]
