@@ -48,6 +48,8 @@ def test_hostile_texts_have_their_size() -> None:
         "nested brackets": 80,
         "nested boxes": 80,
         "NUL bytes": 80,
+        "a tower of powers in <answer>": 105,  # 8 powers of 10 characters, 8 digits, and the tags' 17
+        "nested brackets in <answer>": 98,  # 80, a digit and the tags
     }
 
 
@@ -87,14 +89,14 @@ def test_a_slow_reward_is_found_at_a_small_size() -> None:
 
     def slow(problem: Problem, text: str) -> float:
         lengths.append(len(text))
-        time.sleep(len(text) / 20_000 if "((" in text else 0)  # 0.05 s for 1000 brackets, 0.5 s for 10,000
+        time.sleep(len(text) / 20_000 if text.startswith("((") else 0)  # 0.05 s for 1000 brackets, 0.5 s for 10,000
         return float(text == str(problem.answer))
 
     report = failed(validate(slow, seconds=0.3))
     (name,) = report
     assert name == "train: nested brackets (100,000 characters) does not"
     assert re.search(r"took \d\.\d s, over the limit of 0\.3 s, on 10,000 characters", report[name])
-    # 100,000 brackets were never tried, the six other hostile texts were.
+    # 100,000 brackets were never tried, the other hostile texts were.
     assert sum(length > 90_000 for length in lengths) == len(HOSTILE) - 1
 
 

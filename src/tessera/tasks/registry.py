@@ -11,9 +11,11 @@ from tessera.core.errors import UserError, unknown
 from tessera.core.types import Problem
 from tessera.tasks.arithmetic import Arithmetic
 from tessera.tasks.base import BuiltinTask, LoadedTask, Reward, Task, grade_text
+from tessera.tasks.countdown import Countdown
 from tessera.tasks.data import Row
 from tessera.tasks.files import FileTask
 from tessera.tasks.jsonl import Jsonl
+from tessera.tasks.knights_knaves import KnightsKnaves
 from tessera.tasks.multiplication import Multiplication
 from tessera.tasks.options import read_options
 from tessera.tasks.svamp import Svamp
@@ -21,7 +23,9 @@ from tessera.tasks.user_task import load_user_task
 
 TASKS: dict[str, type[BuiltinTask]] = {
     "arithmetic": Arithmetic,
+    "countdown": Countdown,
     "jsonl": Jsonl,
+    "knights_knaves": KnightsKnaves,
     "multiplication": Multiplication,
     "svamp": Svamp,
 }
