@@ -40,7 +40,7 @@ def train(
     *,
     model: Any,
     dataset: Rows,
-    reward: RewardFunction | str,
+    reward: RewardFunction | str | Mapping[str, float],
     algorithm: str | Mapping[str, Any] | None = None,
     tokenizer: Any = None,
     lora: Mapping[str, Any] | None = None,
@@ -65,8 +65,9 @@ def train(
             PeftModel is trained on.
         dataset: rows with `prompt` (text, or messages `{role, content}`), usually `answer`, and any other columns; a
             list, a `datasets.Dataset`, any iterable of mappings.
-        reward: a function `(problem, text) -> float` (or a mapping of named components), or a registered reward's
-            name. `problem.answer` and `problem.metadata` hold the row's columns, `text` the assistant's whole turn.
+        reward: a function `(problem, text) -> float` (or a mapping of named components), a registered reward's name, or
+            a mapping of such names to weights. `problem.answer` and `problem.metadata` hold the row's columns, `text`
+            the assistant's whole turn.
         lora: keys of LoraSettings; by default q and v projections of the last third of the layers, rank 16.
         eval_dataset: test rows: greedy accuracy before and after. None: no evaluation.
         validation_dataset: rows that choose the best checkpoint (`keep_best`) and stop an SFT stage.

@@ -120,3 +120,13 @@ def test_right_is_full_marks_unless_the_task_judges_itself() -> None:
     assert grade_text(Judge(), problem, "44") == Reward(1.0, {"answer": 0.0, "format": 1.0}, True)
     with pytest.raises(UserError, match="it must be finite"):
         grade_text(Unsure(), problem, "")
+
+
+def test_a_reward_may_say_itself_what_is_right() -> None:
+    class Says(Stub):
+        def reward(self, problem: Problem, text: str) -> Any:
+            return Reward(float(text), {"part": 0.5}, True)
+
+    assert grade_text(Says(), Problem("p", "?", None), "0.25") == Reward(0.25, {"part": 0.5}, True)
+    with pytest.raises(UserError, match="it must be finite"):
+        grade_text(Says(), Problem("p", "?", None), "nan")

@@ -4,7 +4,7 @@ import pytest
 
 from tessera.core.errors import UserError
 from tessera.core.types import Message, Problem
-from tessera.tasks.base import LoadedTask
+from tessera.tasks.base import LoadedTask, Reward
 from tessera.tasks.in_memory import InMemoryTask
 from tessera.tasks.prompts import PromptFormat
 
@@ -59,3 +59,11 @@ def test_the_splits_are_checked_like_any_other() -> None:
         LoadedTask.load("mine", InMemoryTask(ROWS, test=ROWS, reward_fn=level))
     with pytest.raises(UserError, match="task mine has no train problems"):
         LoadedTask.load("mine", InMemoryTask([], reward_fn=level))
+
+
+def test_rewards_by_name_and_weight() -> None:
+    task = InMemoryTask(ROWS, reward_fn={"number": 1.0, "format_boxed": 0.5})
+    assert task.full_marks == 1.5
+    assert task.reward(task.problems("train")[3], "so \\boxed{3}") == Reward(
+        1.5, {"number": 1.0, "format_boxed": 1.0}, True
+    )

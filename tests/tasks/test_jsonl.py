@@ -7,6 +7,7 @@ import pytest
 
 from tessera.core.errors import UserError
 from tessera.core.types import Message
+from tessera.tasks.base import Reward, full_marks, grade_text
 from tessera.tasks.registry import load_task
 
 
@@ -64,3 +65,13 @@ def test_wrong_options(tmp_path: Path, options: dict[str, Any], message: str) ->
     train = write(tmp_path / "t.jsonl", [{"prompt": "1?", "answer": 1}, {"prompt": "2?", "answer": "two"}])
     with pytest.raises(UserError, match=message):
         load_task({"name": "jsonl", "train": train, **options})
+
+
+def test_a_sum_of_rewards_and_its_full_marks(tmp_path: Path) -> None:
+    train = write(tmp_path / "t.jsonl", [{"prompt": "2.5?", "answer": "2.5"}])
+    loaded = load_task({"name": "jsonl", "train": train, "reward": {"number": 1.0, "format_answer": 1.0}})
+    assert full_marks(loaded.task) == 2.0
+    right = Reward(2.0, {"number": 1.0, "format_answer": 1.0}, True)
+    assert grade_text(loaded.task, loaded.train[0], "<answer>2.50</answer>") == right
+    with pytest.raises(UserError, match="the weight of reward number is 0"):
+        load_task({"name": "jsonl", "train": train, "reward": {"number": 0}})

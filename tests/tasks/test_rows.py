@@ -6,7 +6,7 @@ from tessera.core.errors import UserError
 from tessera.core.types import Message, Problem
 from tessera.tasks.data import Row
 from tessera.tasks.prompts import PromptFormat
-from tessera.tasks.rewards import REWARDS
+from tessera.tasks.rewards import read_grader
 from tessera.tasks.rows import RowFormat
 
 USER = {"role": "user", "content": "2 + 3?"}
@@ -24,7 +24,7 @@ def test_text_is_worded_and_other_columns_become_metadata() -> None:
         answer_column="a",
         id_column="name",
         prompt=PromptFormat(template="Q: {question}", prefill="A:"),
-        grader=REWARDS["last_integer"],
+        grader=read_grader("last_integer"),
     )
     assert problem == Problem("8", "Q: 2 + 3?", 5, "A:", {"level": 1})
 
@@ -61,10 +61,10 @@ def test_a_last_message_by_the_assistant_opens_its_turn() -> None:
             {"prompt": PromptFormat(prefill="So")},
             "and no prompt.prefill",
         ),
-        ({"prompt": "?"}, {"grader": REWARDS["exact_match"]}, "no column 'answer'"),
+        ({"prompt": "?"}, {"grader": read_grader("exact_match")}, "no column 'answer'"),
         (
             {"prompt": "?", "answer": 2.5},
-            {"grader": REWARDS["last_integer"]},
+            {"grader": read_grader("last_integer")},
             "f, line 7: reward last_integer cannot grade the answer 2.5: it needs an integer",
         ),
     ],

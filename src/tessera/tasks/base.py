@@ -19,8 +19,6 @@ from tessera.tasks.prompts import VERBATIM, PromptFormat
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-RewardValue = float | Mapping[str, float]
-RewardFunction = Callable[[Problem, str], RewardValue]
 
 
 @dataclass(frozen=True)
@@ -35,13 +33,17 @@ class Reward:
     correct: bool
 
 
+RewardValue = float | Mapping[str, float] | Reward
+RewardFunction = Callable[[Problem, str], RewardValue]
+
+
 @runtime_checkable
 class Task(Protocol):
     """What a user implements: one class, constructed with the recipe's options as keywords.
 
     `problems(split)` returns the problems of a split, the same on every call. `reward(problem, text)` grades the
     assistant's whole turn, prefill included, and returns a finite number, or a mapping of named components whose
-    total is the key `reward` when present and their sum otherwise.
+    total is the key `reward` when present and their sum otherwise, or a `Reward`, which also says what is right.
 
     Optional members: `correct(problem, text) -> bool`, plain accuracy, for a task whose reward is graded or pays for
     more than the answer (default: the reward is at least `full_marks`); `full_marks: float`, what a perfect text earns
@@ -92,7 +94,10 @@ def grade_text(task: Task, problem: Problem, text: str) -> Reward:
 
     Raises what the task raises, and UserError for a reward that is not a finite number.
     """
-    value, components = read_reward(task.reward(problem, text))
+    earned = task.reward(problem, text)
+    if isinstance(earned, Reward):
+        return Reward(*read_reward({**earned.components, "reward": earned.value}), earned.correct)
+    value, components = read_reward(earned)
     judge = getattr(task, "correct", None)
     correct = judge(problem, text) if callable(judge) else value >= full_marks(task)
     return Reward(value, components, bool(correct))

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from tessera.core.types import Problem
 from tessera.tasks.base import BuiltinTask, RewardValue, Split
 from tessera.tasks.data import Row, hold_out
-from tessera.tasks.rewards import NamedReward
+from tessera.tasks.rewards import Grader
 from tessera.tasks.rows import RowFormat
 from tessera.tasks.sources import Source, renamed
 
@@ -44,8 +44,13 @@ class FileTask(BuiltinTask):
 
     @property
     @abstractmethod
-    def grader(self) -> NamedReward:
-        """The reward that grades this task."""
+    def grader(self) -> Grader:
+        """The named rewards that grade this task."""
+
+    @property
+    def full_marks(self) -> float:
+        """What a perfect text earns."""
+        return self.grader.full_marks
 
     @property
     @abstractmethod
@@ -61,7 +66,7 @@ class FileTask(BuiltinTask):
         return self.row_format.problem(renamed(row, self.columns))
 
     def reward(self, problem: Problem, text: str) -> RewardValue:
-        """What `text` earns by the task's named reward."""
+        """What `text` earns by the task's named rewards."""
         return self.grader(problem, text)
 
     @cached_property

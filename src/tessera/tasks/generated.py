@@ -101,7 +101,7 @@ class GeneratedTask(BuiltinTask):
 
     def reward(self, problem: Problem, text: str) -> float:
         """1 if the last number of `text` is the answer (2504.20834 App. B), else 0."""
-        return REWARDS["last_integer"](problem, text)
+        return REWARDS["last_integer"].score(problem, text)
 
     @cached_property
     def _splits(self) -> dict[Split, tuple[Problem, ...]]:

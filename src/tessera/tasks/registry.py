@@ -14,6 +14,7 @@ from tessera.tasks.base import BuiltinTask, LoadedTask, Reward, Task, grade_text
 from tessera.tasks.countdown import Countdown
 from tessera.tasks.data import Row
 from tessera.tasks.files import FileTask
+from tessera.tasks.gsm8k import Gsm8k
 from tessera.tasks.jsonl import Jsonl
 from tessera.tasks.knights_knaves import KnightsKnaves
 from tessera.tasks.multiplication import Multiplication
@@ -24,6 +25,7 @@ from tessera.tasks.user_task import load_user_task
 TASKS: dict[str, type[BuiltinTask]] = {
     "arithmetic": Arithmetic,
     "countdown": Countdown,
+    "gsm8k": Gsm8k,
     "jsonl": Jsonl,
     "knights_knaves": KnightsKnaves,
     "multiplication": Multiplication,

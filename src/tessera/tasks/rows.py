@@ -10,7 +10,7 @@ from tessera.core.errors import UserError, unknown
 from tessera.core.types import Message, Problem
 from tessera.tasks.data import Row
 from tessera.tasks.prompts import VERBATIM, PromptFormat
-from tessera.tasks.rewards import NamedReward
+from tessera.tasks.rewards import Grader
 
 ROLES = ("system", "user", "assistant")
 
@@ -19,7 +19,7 @@ ROLES = ("system", "user", "assistant")
 class RowFormat:
     """Which columns hold what, and how the prompt is worded. Columns of no other use become `Problem.metadata`.
 
-    Without an `id_column` a problem is called by its split and position. With a named reward, `grader`, every row
+    Without an `id_column` a problem is called by its split and position. With a `grader`, every row
     needs an answer that the reward can match; without, the answer is None where the column is absent.
     """
 
@@ -27,7 +27,7 @@ class RowFormat:
     answer_column: str = "answer"
     id_column: str | None = None
     prompt: PromptFormat = VERBATIM
-    grader: NamedReward | None = None
+    grader: Grader | None = None
     kept: tuple[str, ...] = ()  # columns that are used above and stand in the metadata all the same
 
     def problems(self, split: str, rows: Sequence[Row]) -> tuple[Problem, ...]:
@@ -45,6 +45,10 @@ class RowFormat:
             prefill=prefill,
             metadata={name: value for name, value in row.values.items() if name not in used or name in self.kept},
         )
+
+    def gold(self, row: Row) -> Any:
+        """What the row says is right, as its columns hold it."""
+        return row.column(self.answer_column)
 
     def _prompt(self, row: Row) -> tuple[str | tuple[Message, ...], str]:
         value = row.column(self.prompt_column)
@@ -68,7 +72,7 @@ class RowFormat:
     def _answer(self, row: Row) -> Any:
         if self.grader is None:
             return row.values.get(self.answer_column)
-        answer = row.column(self.answer_column)
+        answer = self.gold(row)
         try:
             return self.grader.read_answer(answer)
         except ValueError as error:

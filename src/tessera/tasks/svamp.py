@@ -9,7 +9,7 @@ from pydantic import Field
 from tessera.core.types import Problem
 from tessera.tasks.files import FileTask
 from tessera.tasks.prompts import PromptFormat
-from tessera.tasks.rewards import REWARDS, NamedReward
+from tessera.tasks.rewards import Grader, read_grader
 from tessera.tasks.rows import RowFormat
 from tessera.tasks.sources import Source
 from tessera.tasks.traces import worked_solution
@@ -29,9 +29,9 @@ class Svamp(FileTask):
     default_validation_size: ClassVar[int] = 100
 
     @property
-    def grader(self) -> NamedReward:
+    def grader(self) -> Grader:
         """The last integer, exactly."""
-        return REWARDS["last_integer"]
+        return read_grader("last_integer")
 
     @property
     def row_format(self) -> RowFormat:

@@ -39,7 +39,7 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "nested boxes": lambda size: r"\boxed{" * (size // 8) + "}" * (size // 8),
     "NUL bytes": lambda size: "\0" * size,
     "a tower of powers in <answer>": lambda size: f"<answer>{'99999999**' * (size // 10)}99999999</answer>",
-    "nested brackets in <answer>": lambda size: f"<answer>{'(' * (size // 2)}1{')' * (size // 2)}</answer>",
+    "nested brackets in <answer>": lambda size: f"<answer>{'(' * (size // 2)}99999999{')' * (size // 2)}</answer>",
 }
 
 
