@@ -49,7 +49,7 @@ def test_hostile_texts_have_their_size() -> None:
         "nested boxes": 80,
         "NUL bytes": 80,
         "a tower of powers in <answer>": 105,  # 8 powers of 10 characters, 8 digits, and the tags' 17
-        "nested brackets in <answer>": 98,  # 80, a digit and the tags
+        "nested brackets in <answer>": 105,  # 80, 8 digits, and the tags' 17
     }
 
 

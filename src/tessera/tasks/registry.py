@@ -17,6 +17,7 @@ from tessera.tasks.files import FileTask
 from tessera.tasks.gsm8k import Gsm8k
 from tessera.tasks.jsonl import Jsonl
 from tessera.tasks.knights_knaves import KnightsKnaves
+from tessera.tasks.mathematics import Mathematics
 from tessera.tasks.multiplication import Multiplication
 from tessera.tasks.options import read_options
 from tessera.tasks.svamp import Svamp
@@ -28,6 +29,7 @@ TASKS: dict[str, type[BuiltinTask]] = {
     "gsm8k": Gsm8k,
     "jsonl": Jsonl,
     "knights_knaves": KnightsKnaves,
+    "math": Mathematics,
     "multiplication": Multiplication,
     "svamp": Svamp,
 }

@@ -11,6 +11,7 @@ from typing import Any
 from tessera.core.errors import UserError, unknown
 from tessera.core.types import Problem
 from tessera.tasks.base import Reward, RewardValue
+from tessera.tasks.equivalence import equivalent
 from tessera.tasks.formats import has_answer, has_box, has_thoughts
 from tessera.tasks.grading import integer_text, last_integer
 from tessera.tasks.numerals import final_number, number_of
@@ -115,6 +116,21 @@ def _read_number(answer: Any) -> str:
     return str(number)
 
 
+def _golds(answer: Any) -> tuple[str, ...]:
+    """The gold answers of a mathematical problem, any of which is right."""
+    return tuple(map(str, answer)) if isinstance(answer, list | tuple) else (str(answer),)
+
+
+def _score_math(problem: Problem, text: str) -> float:
+    return float(equivalent(_golds(problem.answer), text))
+
+
+def _read_expressions(answer: Any) -> str | tuple[str, ...]:
+    if isinstance(answer, list | tuple) and answer:
+        return tuple(map(_read_text, answer))
+    return _read_text(answer)
+
+
 REWARDS = {
     reward.name: reward
     for reward in (
@@ -135,6 +151,12 @@ REWARDS = {
             r"1 if the number after `The answer is`, `####` or in `\boxed{}`, else the last one, is the gold number",
             _score_number,
             _read_number,
+        ),
+        NamedReward(
+            "math",
+            r"1 if what the last `\boxed{}` holds is mathematically equal to the gold answer, or to one of several",
+            _score_math,
+            _read_expressions,
         ),
         NamedReward(
             "format_think",

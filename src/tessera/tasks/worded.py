@@ -66,8 +66,11 @@ class WordedTask(FileTask):
 
     def gold(self, problem: Problem) -> str:
         """The row's worked solution, if it has one, and the answer, laid out as the wording asks."""
-        answer = str(problem.answer[0] if isinstance(problem.answer, tuple) else problem.answer)
-        return self.laid_out(problem, self.worked(problem), answer)
+        return self.laid_out(problem, self.worked(problem), self.reference(problem))
+
+    def reference(self, problem: Problem) -> str:
+        """The gold answer, the first of several."""
+        return str(problem.answer[0] if isinstance(problem.answer, tuple) else problem.answer)
 
     def worked(self, problem: Problem) -> str:
         """The row's worked solution; a word where there is none."""

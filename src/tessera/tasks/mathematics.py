@@ -1,0 +1,61 @@
+"""Competition mathematics: MATH, AIME, Minerva, OlympiadBench, DeepScaleR, or rows of the same columns."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from tessera.core.types import Problem
+from tessera.tasks.data import Row
+from tessera.tasks.prompts import PromptFormat
+from tessera.tasks.rewards import Weights
+from tessera.tasks.rows import RowFormat
+from tessera.tasks.worded import WORDINGS, WordedTask
+
+_DIGIT = re.compile("[0-9]")
+
+
+@dataclass(frozen=True)
+class MathRows(RowFormat):
+    """Rows that may name several references: `answer`, those in `answer_alt`, and `answer` with its `unit`."""
+
+    alternatives: bool = True
+
+    def gold(self, row: Row) -> Any:
+        """The reference, or the list of all that count, each once."""
+        answer = row.column(self.answer_column)
+        others = row.values.get("answer_alt") if self.alternatives else None
+        unit = row.values.get("unit")
+        with_unit = [f"{answer} {unit}"] if unit else []
+        known = [answer, *(others if isinstance(others, list | tuple) else []), *with_unit]
+        return answer if len(known) == 1 else list(dict.fromkeys(known))
+
+
+class Mathematics(WordedTask):
+    """Mathematical problems from files; an answer equal to the reference, however it is written, is right.
+
+    Rows hold `id`, `problem`, `answer` (LaTeX or plain) and optionally `answer_alt` (further references), `unit` and,
+    for a worked solution to learn from, `solution`.
+    """
+
+    prompt: PromptFormat = WORDINGS["boxed"]
+    reward_weights: Weights = Field("math", alias="reward", description="a reward by name, or names with weights")
+    alternatives: bool = Field(True, description="whether the references in `answer_alt` count beside `answer`")
+
+    default_validation_size: ClassVar[int] = 100
+    solution_column: ClassVar[str] = "solution"
+
+    @property
+    def row_format(self) -> RowFormat:
+        """Columns `id`, `problem`, `answer`, and further references."""
+        return MathRows("problem", "answer", "id", self.prompt, self.grader, alternatives=self.alternatives)
+
+    def corrupted(self, problem: Problem) -> str:
+        """The reference with its first digit one up, or with one added where it has no digit."""
+        answer = self.reference(problem)
+        digit = _DIGIT.search(answer)
+        wrong = _DIGIT.sub(str((int(digit[0]) + 1) % 10), answer, count=1) if digit else f"{answer} + 1"
+        return self.laid_out(problem, "So:", wrong)
