@@ -258,6 +258,7 @@ def _prepared(source: str | None, overrides: list[str], resume: Path | None) -> 
 def _list_tasks(name: str | None) -> None:
     from tessera.tasks.registry import TASKS, list_tasks
 
+    name = name and name.partition(":")[0]  # reasoning_gym:NAME has the options of reasoning_gym
     if name is not None and name not in TASKS:
         raise unknown("task", name, TASKS)
     for task in list_tasks():

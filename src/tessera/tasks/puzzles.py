@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -86,27 +86,12 @@ class PuzzleTask(BuiltinTask):
             "train": self.train_size,
         }
         sizes = {split: DEFAULT_SIZES[split] if size is None else size for split, size in asked.items()}
-        puzzles = self._different(sum(sizes.values()))
-        return {
-            split: [Row(f"drawn {split} puzzle {n}", next(puzzles)) for n in range(size)]
-            for split, size in sizes.items()
-        }
+        return in_splits(different(self._draws(), self.identity, sum(sizes.values())), sizes)
 
-    def _different(self, count: int) -> Iterator[Mapping[str, Any]]:
-        """`count` puzzles of which no two are the same; the first of more are those of fewer."""
-        known: set[Hashable] = set()
-        in_vain = 0
+    def _draws(self) -> Iterator[Mapping[str, Any] | None]:
         source = random.Random(f"puzzles, seed {self.seed}")
-        while in_vain < DRAWS_IN_VAIN:
-            in_vain += 1
-            if (values := self.draw(source)) is not None and (identity := self.identity(values)) not in known:
-                known.add(identity)
-                in_vain = 0
-                yield values
-        raise UserError(
-            f"{count} different puzzles are asked for, and no more than {len(known)} were found: ask for fewer "
-            "(train_size, validation_size, test_size), or let the task's options leave more room"
-        )
+        while True:
+            yield self.draw(source)
 
     def _read_rows(self, source: Source) -> Mapping[Split, Sequence[Row]]:
         train: Sequence[Row] = source.rows(self.columns)
@@ -116,6 +101,33 @@ class PuzzleTask(BuiltinTask):
             train, held_out = hold_out(train, self.validation_size or 0, str(source))
         test = [] if self.test is None else self.test.rows(self.columns)
         return {"train": train, "validation": held_out, "test": test}
+
+
+def different(
+    draws: Iterator[Mapping[str, Any] | None], identity: Callable[[Mapping[str, Any]], Hashable], count: int
+) -> Iterator[Mapping[str, Any]]:
+    """Those of `draws` that were not there before; the first of more are those of fewer.
+
+    Raises UserError when DRAWS_IN_VAIN in a row brought nothing new.
+    """
+    known: set[Hashable] = set()
+    in_vain = 0
+    for values in draws:
+        if values is not None and (found := identity(values)) not in known:
+            known.add(found)
+            in_vain = 0
+            yield values
+        elif (in_vain := in_vain + 1) == DRAWS_IN_VAIN:
+            break
+    raise UserError(
+        f"{count} different puzzles are asked for, and no more than {len(known)} were found: ask for fewer "
+        "(train_size, validation_size, test_size), or let the task's options leave more room"
+    )
+
+
+def in_splits(puzzles: Iterator[Mapping[str, Any]], sizes: Mapping[Split, int]) -> dict[Split, list[Row]]:
+    """The next of `puzzles` for each split, in the order of `sizes`."""
+    return {s: [Row(f"drawn {s} puzzle {n}", next(puzzles)) for n in range(size)] for s, size in sizes.items()}
 
 
 def whole_numbers(row: Row, column: str) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from tessera.tasks.knights_knaves import KnightsKnaves
 from tessera.tasks.mathematics import Mathematics
 from tessera.tasks.multiplication import Multiplication
 from tessera.tasks.options import read_options
+from tessera.tasks.reasoning_gym import PREFIX, ReasoningGym
 from tessera.tasks.svamp import Svamp
 from tessera.tasks.user_task import load_user_task
 
@@ -31,6 +32,7 @@ TASKS: dict[str, type[BuiltinTask]] = {
     "knights_knaves": KnightsKnaves,
     "math": Mathematics,
     "multiplication": Multiplication,
+    "reasoning_gym": ReasoningGym,
     "svamp": Svamp,
 }
 
@@ -54,9 +56,9 @@ class TaskInfo(NamedTuple):
 def load_task(spec: Mapping[str, Any], base_dir: Path | None = None) -> LoadedTask:
     """The task that a recipe's mapping `{name: NAME, **options}` describes, with its problems read and checked.
 
-    NAME is a registered name or `path/to/file.py:ClassName`. Relative paths are looked up in the working directory,
-    then in `base_dir` (the recipe's folder). Raises UserError for whatever is wrong with the name, an option, a file
-    or the splits (see `LoadedTask.load`).
+    NAME is a registered name, `reasoning_gym:DATASET` or `path/to/file.py:ClassName`. Relative paths are looked up in
+    the working directory, then in `base_dir` (the recipe's folder). Raises UserError for whatever is wrong with the
+    name, an option, a file or the splits (see `LoadedTask.load`).
     """
     options = dict(spec)
     name = options.pop("name", None)
@@ -66,6 +68,10 @@ def load_task(spec: Mapping[str, Any], base_dir: Path | None = None) -> LoadedTa
 
 
 def _make(name: str, options: Mapping[str, Any], base_dir: Path | None) -> Task:
+    if name.startswith(PREFIX):
+        if "dataset" in options:
+            raise UserError(f"task {name} names its data set after the colon; leave out the option 'dataset'")
+        return read_options(ReasoningGym, {"dataset": name.removeprefix(PREFIX), **options}, f"task {name}", base_dir)
     if ":" in name or name.endswith(".py"):
         return load_user_task(name, options, base_dir)
     if name not in TASKS:

@@ -92,14 +92,14 @@ def validate_task(
 def gold_text(task: Task, problem: Problem) -> str | None:
     """A continuation that should earn full marks: `task.gold(problem)`, else the answer as text, None without one."""
     if callable(gold := getattr(task, "gold", None)):
-        return str(gold(problem))
+        return None if (text := gold(problem)) is None else str(text)
     return None if problem.answer is None else str(problem.answer)
 
 
 def corrupted_text(task: Task, problem: Problem) -> str | None:
     """A wrong continuation of the same form: `task.corrupted(problem)`, else the answer changed, None without one."""
     if callable(corrupted := getattr(task, "corrupted", None)):
-        return str(corrupted(problem))
+        return None if (text := corrupted(problem)) is None else str(text)
     return None if problem.answer is None else _changed(problem.answer)
 
 
