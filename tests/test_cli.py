@@ -62,13 +62,15 @@ def test_a_users_own_task_from_training_to_evaluation(project: Path, monkeypatch
     assert "going on after step 2" in succeeded("train", "--resume", run)  # finished: nothing is left to do
     assert files(run / "adapter") == finished
 
-    assert succeeded("eval", run, "--out", "result.json") == (
-        f"{yaml.safe_load((run / 'recipe.yaml').read_text())['model']['name']} on counting.py:Counting test: 66.7% "
-        "(95 % interval 20.8% to 93.9%, n = 3)\n"
-    )
-    result = json.loads(Path("result.json").read_text())
-    assert (result["run"], result["value"], result["n"]) == (str(run), 2 / 3, 3)
-    assert [(c["problem_id"], c["reward"], c["solved"]) for c in result["completions"]] == [
+    printed = succeeded("eval", run).splitlines()
+    assert re.fullmatch(r"counting\.py:Counting 3/3: 66\.7% at \d+ s", printed[0])
+    assert printed[1] == f"{run} on counting.py:Counting test"
+    assert printed[3].split() == ["counting.py:Counting", "pass@1", "66.7%", "20.8%", "to", "93.9%", "3"]
+    assert printed[4:] == ["evaluation: runs/evaluations/recipe-Counting"]
+    kept = Path("runs/evaluations/recipe-Counting")
+    assert json.loads((kept / "result.json").read_text())["run"] == str(run)
+    rows = [json.loads(line) for line in (kept / "completions.jsonl").read_text().splitlines()]
+    assert [(row["problem_id"], row["reward"], row["solved"]) for row in rows] == [
         ("test-0", 1.0, True), ("test-1", 0.0, False), ("test-2", 1.0, True),
     ]  # fmt: skip
 
@@ -119,20 +121,40 @@ def test_force_replaces_a_run(project: Path) -> None:
 
 
 def test_eval_of_a_recipe_is_its_model_as_it_is(project: Path, tiny_folder: Path) -> None:
-    assert succeeded("eval", "own/recipe.yaml", "--split", "train", "--out", "result.json") == (
-        f"{tiny_folder} on counting.py:Counting train: 50.0% (95 % interval 18.8% to 81.2%, n = 6)\n"
-    )
-    result = json.loads(Path("result.json").read_text())
-    assert (result["run"], result["split"], result["ci"][0]) == (None, "train", pytest.approx(0.188, abs=1e-3))
+    printed = succeeded("eval", "own/recipe.yaml", "--split", "train", "--out", "e")
+    assert f"{tiny_folder} on counting.py:Counting train\n" in printed
+    result = json.loads(Path("e/result.json").read_text())
+    (part,) = result["parts"]
+    assert (result["run"], part["split"], part["n"], part["value"]) == (None, "train", 6, 0.5)
+    assert part["ci"] == pytest.approx([0.188, 0.812], abs=1e-3)
     assert not (project / "runs").exists()
-    succeeded("eval", "own/recipe.yaml", "task.fails=2")  # a reward that fails is a problem not solved
-    assert "50.0%" in succeeded("eval", "own/recipe.yaml", "task.fails=2", "evaluation.test_size=2")
+    # a reward that fails is a problem not solved; the calls of the others are 1 and 3
+    succeeded("eval", "own/recipe.yaml", "task.fails=2", "task.tests=4", "evaluation.test_size=3")
+    (part,) = json.loads(Path("runs/evaluations/recipe-base-Counting/result.json").read_text())["parts"]
+    assert (part["n"], part["value"], part["failed"]) == (3, pytest.approx(2 / 3), 1)
 
 
-def test_eval_that_cannot_be_written_is_one_line(project: Path) -> None:
-    (project / "result.json").mkdir()
-    outcome = tessera("eval", "own/recipe.yaml", "--out", "result.json")
-    assert (outcome.code, outcome.err) == (2, "error: could not write result.json: Is a directory\n")
+def test_evaluations_are_compared(project: Path, tiny_folder: Path) -> None:
+    ask = (
+        "task.name=arithmetic",
+        "task.digits=1",
+        "task.test_size=4",
+        "task.validation_size=0",
+        "--max-new-tokens",
+        "4",
+    )
+    succeeded("eval", tiny_folder, *ask, "--out", "a")
+    succeeded("eval", tiny_folder, *ask, "task.test_size=6", "--out", "b", "--samples", "2", "--temperature", "1")
+    printed = succeeded("compare", "a", "b").splitlines()
+    assert printed[1].split()[:3] == ["arithmetic", "4", "0.0%"]
+    assert printed[2:] == ["arithmetic: only the 4 common questions; 0 are in the first alone, 2 in the second alone"]
+    assert json.loads(succeeded("compare", "a", "b", "--json"))["parts"][0]["n"] == 4
+
+
+def test_the_suites_are_listed(project: Path) -> None:
+    listed = succeeded("suites").splitlines()
+    assert listed[0].startswith("arithmetic  SVAMP and the multiplication")
+    assert listed[1] == "    svamp: 1 x, temperature 0, 300 tokens"
 
 
 def test_check_needs_no_weights_and_leaves_nothing(project: Path, tiny_folder: Path) -> None:

@@ -37,13 +37,13 @@ def test_stages_are_prepared_in_order() -> None:
     prepared = prepare(recipe({"kind": "sft", "steps": 1}, rl_stage(max_new_tokens=9)), in_memory())
     assert [a and a.name for a in prepared.algorithms] == [None, "grpo"]
     assert [len(learnt) for learnt in prepared.learns] == [4, 0]
-    assert prepared.max_new_tokens == prepared.evaluation_tokens == 9
+    assert prepared.recipe.max_new_tokens == prepared.recipe.evaluation_tokens == 9
 
 
 def test_a_supervised_stage_alone_evaluates_with_300_tokens() -> None:
-    assert prepare(recipe({"kind": "sft", "steps": 1}), in_memory()).evaluation_tokens == 300
+    assert prepare(recipe({"kind": "sft", "steps": 1}), in_memory()).recipe.evaluation_tokens == 300
     sized = recipe({"kind": "sft", "steps": 1}, evaluation={"max_new_tokens": 5})
-    assert prepare(sized, in_memory()).evaluation_tokens == 5
+    assert prepare(sized, in_memory()).recipe.evaluation_tokens == 5
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,18 @@
-"""What `tessera eval` and `tessera check` do: accuracy of a run or model, and the memory a recipe will need."""
+"""What `tessera check` does: the memory that a recipe will need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from tessera.core.errors import UserError
 from tessera.core.types import Problem
-from tessera.evaluation.evaluate import evaluate
-from tessera.launch import Prepared, prepare
-from tessera.policy.adapters import WEIGHTS_FILE
-from tessera.policy.load import ModelConfig, load_policy
+from tessera.launch import Prepared
+from tessera.policy.load import ModelConfig
 from tessera.policy.memory import Part, Workload, estimate, skeleton
 from tessera.policy.prompting import check_fits, read_template, render
 from tessera.policy.sources import load_tokenizer
-from tessera.recipe import Stage, read_recipe
-from tessera.rollout.collect import Collector
-from tessera.rollout.hf import HFEngine
+from tessera.recipe import Stage
 from tessera.training import sft
 from tessera.training.settings import RLStage
 
@@ -28,53 +22,6 @@ class MemoryPlan(NamedTuple):
 
     phase: str
     parts: list[Part]
-
-
-def assess(source: str, overrides: Sequence[str], split: str) -> dict[str, Any]:
-    """Greedy accuracy of a run's final adapter, or of a recipe's model as it is, on a split of its task.
-
-    Returns `value`, `ci`, `n`, what was evaluated, and every completion.
-    """
-    run = Path(source) if Path(source).is_dir() else None
-    recipe = read_recipe(source if run is None else str(run / "recipe.yaml"), overrides)
-    prepared = prepare(recipe)
-    problems = prepared.task.problems(split)[: recipe.evaluation.test_size if split == "test" else None]
-    if not problems:
-        raise UserError(f"task {prepared.task.name} has no {split} problems")
-    policy = load_policy(recipe.model if run is None else _with_final_adapter(recipe.model, run), seed=recipe.seed)
-    engine = HFEngine(policy, recipe.run.max_rows)
-    collector = Collector(engine, policy, prepared.task.task, recipe.chat_template_kwargs)
-    length = prepared.evaluation_tokens
-    collector.check_fits(problems, length)
-    found = evaluate(collector, problems, max_new_tokens=length, success=recipe.evaluation.success)
-    return {
-        "model": policy.name,
-        "run": None if run is None else str(run),
-        "task": prepared.task.name,
-        "split": split,
-        "value": found.value,
-        "ci": list(found.interval),
-        "n": len(problems),
-        "failed": found.failed,
-        "truncation_rate": found.truncation_rate,
-        "completion_length": found.mean_length,
-        "completions": [
-            {
-                "problem_id": group.problem.id,
-                "text": group.rollouts[0].text,
-                "reward": group.rollouts[0].reward,
-                "error": group.rollouts[0].error,
-                "solved": solved,
-            }
-            for group, solved in zip(found.groups, found.correct, strict=True)
-        ],
-    }
-
-
-def _with_final_adapter(model: ModelConfig, run: Path) -> ModelConfig:
-    if not (run / "adapter" / WEIGHTS_FILE).is_file():
-        raise UserError(f"{run} has no final adapter yet: the run is not finished; go on with --resume {run}")
-    return model.model_copy(update={"adapter": str(run / "adapter"), "lora": None})
 
 
 def memory_plan(prepared: Prepared) -> MemoryPlan:
@@ -87,7 +34,7 @@ def memory_plan(prepared: Prepared) -> MemoryPlan:
     texts = _Texts(_tokenizer(recipe.model), recipe.chat_template_kwargs, context)
     work = {f"stage {stage.name}": _of_stage(prepared, stage, texts) for stage in prepared.stages}
     if evaluated := prepared.evaluated:
-        prompt, completion = texts.longest((p, prepared.evaluation_tokens) for p in evaluated)
+        prompt, completion = texts.longest((p, recipe.evaluation_tokens) for p in evaluated)
         rows = min(len(evaluated), recipe.run.max_rows)
         work["evaluation"] = Workload(rows, 0, prompt, completion, update_prompts=0)
     plans = [MemoryPlan(phase, estimate(model, sizes)) for phase, sizes in work.items()]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,26 +101,69 @@ def sweep(
 
 @app.command(name="eval")
 def evaluate(
-    source: Annotated[str, typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run folder.")],
-    overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="test, validation or train")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Write result and completions to this JSON file.")] = None,
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_RUN_OR_RECIPE", help="A model, a run folder, or a recipe.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="task.name=NAME, and other keys of a recipe.")
+    ] = None,
+    *,
+    suite: Annotated[str | None, typer.Option(help="Evaluate a suite of sets: `tessera suites` lists them.")] = None,
+    data: Annotated[Path, typer.Option(help="Where a suite's files lie: NAME/test.jsonl or .jsonl.gz.")] = Path("data"),
+    split: Annotated[str | None, typer.Option(help="Of the task: test (default), validation or train.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Attempts at each question.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="The longest completion.")] = None,
+    first: Annotated[int | None, typer.Option(help="Ask the first so many questions of each set.")] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="Completions sampled, and then kept, at a time.")] = 32,
+    out: Annotated[Path | None, typer.Option(help="Folder of the evaluation; runs/evaluations/NAME.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Delete the evaluation that is in the folder.")] = False,
 ) -> None:
-    """Greedy accuracy of a run's final adapter, or of a recipe's model as it is, on held-out problems."""
-    from tessera.assess import assess
-    from tessera.reports.files import atomic_write
+    """Evaluate a model, a run's final adapter or a recipe's model as it is. The same command goes on after a stop."""
+    from tessera.evaluations import Wanted, run_evaluation
+    from tessera.evaluations_view import ProgressLines, result_table
+    from tessera.reports.evaluations_page import title
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
-    result = assess(source, overrides or [], split)
-    low, high = result["ci"]
-    _say(
-        f"{result['model']} on {result['task']} {split}: {result['value']:.1%} "
-        f"(95 % interval {low:.1%} to {high:.1%}, n = {result['n']})"
-    )
-    if out is not None:
-        with _writing(out):
-            atomic_write(out, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    wanted = Wanted(
+        source, overrides or [], suite=suite, data=data, split=split, samples=samples, temperature=temperature,
+        max_new_tokens=max_new_tokens, first=first, at_once=at_once, out=out, force=force,
+    )  # fmt: skip
+    folder, result, _ = run_evaluation(wanted, ProgressLines(_say))
+    _say(title(result))
+    _show(result_table(result))
+    for line in result["skipped"]:
+        _complain(f"not asked: {line}")
+    _say(f"evaluation: {folder}")
+
+
+@app.command()
+def suites() -> None:
+    """List the suites of `tessera eval --suite`, with the sets of each and how they are asked."""
+    from tessera.evaluation.suites import SUITES
+
+    for name, suite in SUITES.items():
+        _say(f"{name}  {suite.summary}")
+        for part in suite.parts:
+            _say(f"    {part.name}: {part.samples} x, temperature {part.temperature:g}, {part.max_new_tokens} tokens")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="The folder of an evaluation.")],
+    second: Annotated[Path, typer.Argument(help="Another, on the same questions.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare two evaluations on the questions that both asked: McNemar's exact test and the paired bootstrap."""
+    from tessera.comparison import compare as compared
+    from tessera.evaluations_view import comparison_notes, comparison_table
+
+    found = compared(first, second)
+    if as_json:
+        _say(json.dumps(found, indent=2))
+        return
+    _show(comparison_table(found))
+    for note in comparison_notes(found):
+        _say(note)
 
 
 @app.command()
@@ -318,14 +359,6 @@ def _show(shown: RenderableType) -> None:
 
 def _complain(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"could not write {path}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

@@ -48,21 +48,11 @@ class Prepared:
         return self.recipe.fingerprint((*task.train, *task.validation, *task.test, *learnt))
 
     @property
-    def max_new_tokens(self) -> int:
-        """The largest completion of any RL stage."""
-        return max((s.max_new_tokens for s in self.stages if isinstance(s, RLStage)), default=300)
-
-    @property
     def evaluated(self) -> list[Problem]:
         """Every problem that an evaluation asks."""
         sizes = self.recipe.evaluation
         validated = self.task.validation[: sizes.validation_size] if any(map(_validates, self.stages)) else ()
         return [*self.task.test[: sizes.test_size], *validated]
-
-    @property
-    def evaluation_tokens(self) -> int:
-        """The longest completion of an evaluation."""
-        return self.recipe.evaluation.max_new_tokens or self.max_new_tokens
 
 
 def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
@@ -120,7 +110,7 @@ def start(
             stage_names=[stage.name for stage in prepared.stages],
             seed=recipe.seed,
             observers=observers,
-            max_new_tokens=prepared.max_new_tokens,
+            max_new_tokens=recipe.max_new_tokens,
         )
         run.message(f"run folder {folder.path}")
         return Pipeline(run, prepared.stages, prepared.algorithms).train(resume)
@@ -170,7 +160,7 @@ def _refuse_taken(path: Path) -> None:
 
 
 def _check_lengths(prepared: Prepared, collector: Collector) -> None:
-    collector.check_fits(prepared.evaluated, prepared.evaluation_tokens)
+    collector.check_fits(prepared.evaluated, prepared.recipe.evaluation_tokens)
     for stage in prepared.stages:
         if isinstance(stage, RLStage):
             collector.check_fits(prepared.task.train, stage.max_new_tokens)

@@ -54,6 +54,16 @@ class Recipe(Settings):
             raise ValueError(f"stages need different names, got {names}")
         return self
 
+    @property
+    def max_new_tokens(self) -> int:
+        """The largest completion of any RL stage."""
+        return max((s.max_new_tokens for s in self.stages if isinstance(s, RLStage)), default=300)
+
+    @property
+    def evaluation_tokens(self) -> int:
+        """The longest completion of an evaluation."""
+        return self.evaluation.max_new_tokens or self.max_new_tokens
+
     def text(self) -> str:
         """The resolved recipe as YAML: every default written out."""
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)

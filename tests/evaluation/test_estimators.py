@@ -1,4 +1,6 @@
-from math import pi, sqrt, tan
+from itertools import combinations
+from math import pi, prod, sqrt, tan
+from statistics import fmean, stdev
 
 import pytest
 from hypothesis import given
@@ -6,8 +8,13 @@ from hypothesis import strategies as st
 
 from tessera.core.errors import UserError
 from tessera.evaluation.estimators import (
+    avg_at_k,
+    bootstrap_interval,
+    bootstrap_means,
+    maj_at_k,
     mean_interval,
     paired_difference_interval,
+    pass_at_k,
     student_quantile,
     wilson_interval,
 )
@@ -169,3 +176,91 @@ def test_mean_interval_refuses_less_than_two(values: list[float]) -> None:
 def test_student_refuses_no_degrees() -> None:
     with pytest.raises(UserError, match="degrees = 0 must be at least 1"):
         student_quantile(0)
+
+
+def test_avg_at_k_by_hand() -> None:
+    assert avg_at_k([True, False, False, True, False]) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("n", "solved", "k", "expected"),
+    [
+        (4, 1, 2, 1 / 2),  # of the six pairs of 4 attempts three hold the one that solved
+        (5, 2, 3, 9 / 10),  # of ten triples only the three that failed together do not
+        (5, 2, 1, 2 / 5),
+        (5, 0, 3, 0.0),
+        (5, 3, 3, 1.0),  # two failures cannot fill three places
+        (16, 16, 16, 1.0),
+    ],
+)
+def test_pass_at_k_by_hand(n: int, solved: int, k: int, expected: float) -> None:
+    assert pass_at_k(n, solved, k) == expected
+
+
+@given(st.data())
+def test_pass_at_k_is_the_share_of_subsets_and_the_product_form(data: st.DataObject) -> None:
+    """Counted over all subsets, and as the paper's code multiplies it: 1 - prod_{i=n-c+1}^{n} (1 - k/i)."""
+    n = data.draw(st.integers(1, 9))
+    solved, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    subsets = list(combinations([True] * solved + [False] * (n - solved), k))
+    assert pass_at_k(n, solved, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-15)
+    product = prod(1 - k / i for i in range(n - solved + 1, n + 1)) if n - solved >= k else 0.0
+    assert pass_at_k(n, solved, k) == pytest.approx(1 - product, abs=1e-12)
+
+
+def test_pass_at_k_keeps_its_digits_where_a_difference_from_one_would_lose_them() -> None:
+    # One of 10^6 attempts solved, k = 1: exactly 10^-6. And numbers far beyond a float's range.
+    assert pass_at_k(10**6, 1, 1) == 1e-6
+    assert pass_at_k(4000, 1, 2000) == 0.5
+
+
+@pytest.mark.parametrize(("n", "solved", "k"), [(4, 1, 5), (4, 5, 2), (4, -1, 2), (4, 1, 0)])
+def test_pass_at_k_refuses_what_cannot_be(n: int, solved: int, k: int) -> None:
+    with pytest.raises(UserError, match=f"pass@{k} of {solved} solved among {n}"):
+        pass_at_k(n, solved, k)
+
+
+@pytest.mark.parametrize(
+    ("answers", "solved", "expected"),
+    [
+        (["7", "7", "8"], [True, True, False], 1.0),
+        (["7", "8", "8"], [True, False, False], 0.0),
+        (["7", "8", "9"], [True, False, False], 1 / 3),  # a tie of three: the expectation over them
+        (["7", "7", "8", "8", "9"], [True, True, False, False, False], 1 / 2),
+        ([None, None, "7"], [False, False, True], 1.0),  # who gives no answer does not vote
+        ([None, None], [False, False], 0.0),
+        (["7", "7", "8"], [True, False, False], 1 / 2),  # right by half of its attempts
+    ],
+)
+def test_maj_at_k_by_hand(answers: list[str | None], solved: list[bool], expected: float) -> None:
+    assert maj_at_k(answers, solved) == pytest.approx(expected)
+
+
+def test_attempts_are_needed() -> None:
+    with pytest.raises(UserError, match="avg@k of no attempts"):
+        avg_at_k([])
+    with pytest.raises(UserError, match="maj@k of 1 answers and 2 results"):
+        maj_at_k(["7"], [True, False])
+    with pytest.raises(UserError, match="a bootstrap of no values"):
+        bootstrap_interval([])
+
+
+def test_the_bootstrap_of_two_values_by_hand() -> None:
+    # Means of two draws from {0, 1}: 0, 1/2, 1 with 1/4, 1/2, 1/4; the outer 2.5 % are 0 and 1, the middle half is 1/2.
+    assert bootstrap_interval([0.0, 1.0]) == (0.5, 0.0, 1.0)
+    assert bootstrap_interval([0.0, 1.0], confidence=0.4) == (0.5, 0.5, 0.5)
+    assert bootstrap_interval([0.3, 0.3]) == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_the_bootstrap_agrees_with_the_normal_interval_of_many_values() -> None:
+    values = [(i * 37 % 101) / 101 for i in range(1000)]
+    half = 1.959964 * stdev(values) / 1000**0.5
+    found = bootstrap_interval(values)
+    assert (found.low, found.high) == pytest.approx((fmean(values) - half, fmean(values) + half), abs=0.05 * half)
+
+
+def test_the_bootstrap_has_a_seed_and_as_many_means_as_were_asked_for() -> None:
+    values = [0.0, 0.25, 1.0] * 5
+    assert list(bootstrap_means(values, 3, 50)) == list(bootstrap_means(values, 3, 50))
+    assert list(bootstrap_means(values, 3, 50)) != list(bootstrap_means(values, 4, 50))
+    assert len(bootstrap_means([0.5] * 300_001, 0, 7)) == 7

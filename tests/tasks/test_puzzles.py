@@ -90,10 +90,17 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
     assert task.problem_of(Row("here", {"id": "x", "character": "c"})).answer == "c"
 
 
+def test_a_test_split_needs_no_other(tmp_path: Path) -> None:
+    """So that it can be evaluated on; training needs train problems."""
+    path = write(tmp_path / "x.jsonl", "abc")
+    task = Letters(test=path)
+    assert [[p.answer for p in task.problems(split)] for split in SPLITS] == [[], [], ["a", "b", "c"]]
+    with pytest.raises(UserError, match="task letters has no train problems"):
+        letters(test=path)
+
+
 def test_what_does_not_go_together(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", "abc")
-    with pytest.raises(UserError, match="data needs a source for train"):
-        letters(test=path)
     for option in ("train_size", "test_size", "seed"):
         with pytest.raises(UserError, match=f"{option}: for puzzles that are drawn, and train says where to read them"):
             letters(train=path, **{option: 3})

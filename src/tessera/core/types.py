@@ -85,6 +85,15 @@ class Rollout:
         """The task's own reward: what success is measured by."""
         return self.reward if self.unshaped is None else self.unshaped
 
+    def solved(self, success: float | None = None) -> bool:
+        """Whether the question is solved: what the task calls correct or, with `success`, a reward of at least that.
+
+        A reward that failed solves nothing.
+        """
+        if success is None:
+            return bool(self.correct)
+        return self.earned is not None and self.earned >= success
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

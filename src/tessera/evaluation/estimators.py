@@ -1,13 +1,21 @@
-"""Intervals for accuracies: of one set of answers, of the change between two on the same questions, and over seeds."""
+"""What answers are worth, and how sure that is: accuracy, several attempts a question, seeds.
+
+Intervals: Wilson's for a share of questions, the bootstrap over questions for any other mean, Student's over seeds, and
+Bonett and Price's for the change of a share on the same questions. `paired.py` has the tests for two evaluations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import cos, inf, pi, sin, sqrt, tan
+from math import comb, cos, inf, pi, sin, sqrt, tan
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
+import numpy as np
+
 from tessera.core.errors import UserError
+
+RESAMPLES = 10_000  # of a bootstrap: its bounds then move by a hundredth of the interval from seed to seed
 
 
 class PairedDifference(NamedTuple):
@@ -70,6 +78,73 @@ def paired_difference_interval(
     centre = p_won - p_lost
     half = _quantile(confidence) * sqrt((p_lost + p_won - centre**2) / (n + 2))
     return PairedDifference((won - lost) / n, max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def avg_at_k(solved: Sequence[bool]) -> float:
+    """The share of a question's attempts that solved it."""
+    if not solved:
+        raise UserError("avg@k of no attempts: it takes one at least")
+    return sum(map(bool, solved)) / len(solved)
+
+
+def pass_at_k(n: int, solved: int, k: int) -> float:
+    """The chance that one at least of k attempts solves a question, from n >= k attempts of which `solved` did.
+
+    The unbiased estimator of Chen et al. (2021, arXiv:2107.03374, Eq. 1), the share of the k-subsets of the n attempts
+    that hold a success:
+
+        1 - C(n - c, k) / C(n, k)
+
+    It is one quotient of whole numbers, so no rounding enters before the last digit, however large they are. Raises
+    UserError unless 1 <= k <= n and 0 <= solved <= n.
+    """
+    if not 1 <= k <= n or not 0 <= solved <= n:
+        raise UserError(f"pass@{k} of {solved} solved among {n}: it takes 1 <= k <= n and 0 <= solved <= n")
+    return (comb(n, k) - comb(n - solved, k)) / comb(n, k)
+
+
+def maj_at_k(answers: Sequence[str | None], solved: Sequence[bool]) -> float:
+    """Whether the most frequent of a question's k answers is right: 0 or 1, or between where answers tie.
+
+    `answers[i]` is what attempt i answered, None where it gave no answer; those do not vote, and if nobody does the
+    question is not solved. Of answers with equally many votes one is taken at random, so the value is its expectation:
+    the mean over the tied answers. An answer counts as right by the share of its attempts that solved the question.
+    Raises UserError unless both have the same length, at least 1.
+    """
+    if not answers or len(answers) != len(solved):
+        raise UserError(f"maj@k of {len(answers)} answers and {len(solved)} results: it takes one of each at least")
+    votes: dict[str, list[bool]] = {}
+    for answer, right in zip(answers, solved, strict=True):
+        if answer is not None:
+            votes.setdefault(answer, []).append(bool(right))
+    most = max(map(len, votes.values()), default=0)
+    leading = [avg_at_k(rights) for rights in votes.values() if len(rights) == most]
+    return fmean(leading) if leading else 0.0
+
+
+def bootstrap_means(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """The means of `resamples` draws with replacement of as many values as there are, [resamples] long."""
+    if not values:
+        raise UserError("a bootstrap of no values: it takes one at least")
+    given, source = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    at_once = max(1, 1_000_000 // len(given))  # indices in memory
+    sizes = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
+    return np.concatenate([given[source.integers(len(given), size=(n, len(given)))].mean(axis=1) for n in sizes])
+
+
+def bootstrap_interval(
+    values: Sequence[float], seed: int = 0, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> MeanInterval:
+    """The mean of `values`, one a question, and its percentile bootstrap interval (Efron 1979) over questions.
+
+    The bounds are the (1 - confidence)/2 and (1 + confidence)/2 quantiles of the means of `bootstrap_means`. Attempts
+    at one question stay together, so that it is about other questions of the same kind. Where all values are equal
+    the interval is that point, and says nothing.
+    """
+    _check_confidence(confidence)
+    means = bootstrap_means(values, seed, resamples)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return MeanInterval(fmean(values), float(low), float(high))
 
 
 def mean_interval(

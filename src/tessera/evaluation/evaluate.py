@@ -48,11 +48,10 @@ class Evaluation:
 
 
 def evaluate(
-    collector: Collector, problems: Sequence[Problem], *, max_new_tokens: int, success: float = 1.0
+    collector: Collector, problems: Sequence[Problem], *, max_new_tokens: int, success: float | None = None
 ) -> Evaluation:
-    """Answer every problem once, greedily; solved means a reward of at least `success`."""
+    """Answer every problem once, greedily; `Rollout.solved` says what `success` means."""
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
     groups = collector.collect([Start(problem) for problem in problems], 1, sampling, seed=0)
     collector.take_times()  # an evaluation is not part of a step
-    rewards = [group.rollouts[0].reward for group in groups]
-    return Evaluation(tuple(r is not None and r >= success for r in rewards), tuple(groups))
+    return Evaluation(tuple(group.rollouts[0].solved(success) for group in groups), tuple(groups))

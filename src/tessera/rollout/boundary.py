@@ -26,5 +26,27 @@ def grade(task: Task, problem: Problem, text: str) -> Grade:
     try:
         earned = grade_text(task, problem, text)
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
-        return Grade(None, {}, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Grade(None, {}, _line(error))
     return Grade(earned.value, earned.components, None, earned.correct)
+
+
+class Answer(NamedTuple):
+    """What a text answers, as the task reads it: None where it gives no answer, or reading it failed with `error`."""
+
+    answer: str | None
+    error: str | None = None
+
+
+def read_answer(task: Task, problem: Problem, text: str) -> Answer | None:
+    """What `text` answers to `problem`; None where the task has no `answer_of`."""
+    if not callable(answer_of := getattr(task, "answer_of", None)):
+        return None
+    try:
+        found = answer_of(problem, text)
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        return Answer(None, _line(error))
+    return Answer(None if found is None else str(found))
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -17,10 +17,14 @@ from tessera.tasks.base import Task
 
 
 class Start(NamedTuple):
-    """Where rollouts of a problem begin: at its prompt, or after the first tokens of an earlier completion."""
+    """Where rollouts of a problem begin: at its prompt, or after the first tokens of an earlier completion.
+
+    A `stream` names the random stream that they draw from; without, its place among the starts does.
+    """
 
     problem: Problem
     prefix_ids: tuple[int, ...] = ()
+    stream: str | None = None
 
 
 @dataclass
@@ -51,9 +55,15 @@ class Collector:
             check_fits(self.prompt_ids(problem), max_new_tokens, self.policy.context_length, problem.id)
 
     def collect(self, starts: Sequence[Start], size: int, sampling: Sampling, seed: int) -> list[Group]:
-        """A group of `size` rollouts from each start. Row i of start g draws from the stream (seed, g, i)."""
+        """A group of `size` rollouts from each start. Row i of start g draws from the stream (seed, g, i), or, where
+        the start names its own, (seed, stream, i)."""
         prompts = [self.prompt_ids(start.problem) + start.prefix_ids for start in starts]
-        requests = [Request(prompt, derive(seed, g, i)) for g, prompt in enumerate(prompts) for i in range(size)]
+        streams = [g if start.stream is None else start.stream for g, start in enumerate(starts)]
+        requests = [
+            Request(prompt, derive(seed, stream, i))
+            for prompt, stream in zip(prompts, streams, strict=True)
+            for i in range(size)
+        ]
         began = time.perf_counter()
         completions = self.engine.generate(requests, sampling)
         graded = time.perf_counter()

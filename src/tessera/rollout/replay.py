@@ -16,17 +16,17 @@ Outcome = Literal["success", "failure"]
 
 
 class Remembered(NamedTuple):
-    """A graded completion: its problem's id, all its tokens after the problem's own prompt, and its reward."""
+    """A graded completion: its problem's id, all its tokens after the problem's own prompt, and if it is a success."""
 
     problem_id: str
     ids: tuple[int, ...]
-    reward: float
+    solved: bool
 
 
 class ReplayBuffer:
-    """The newest `capacity` graded completions; a success has reward >= `threshold`."""
+    """The newest `capacity` graded completions; a success is what `Rollout.solved(threshold)` says."""
 
-    def __init__(self, capacity: int, threshold: float) -> None:
+    def __init__(self, capacity: int, threshold: float | None) -> None:
         self.threshold = threshold
         self._entries: deque[Remembered] = deque(maxlen=capacity)
 
@@ -38,8 +38,9 @@ class ReplayBuffer:
         for group in groups:
             prefix = group.prompt_ids[prompt_lengths[group.problem.id] :]
             for rollout in group.rollouts:
-                if (earned := rollout.earned) is not None:
-                    self._entries.append(Remembered(group.problem.id, prefix + rollout.ids, earned))
+                if rollout.earned is not None:
+                    solved = rollout.solved(self.threshold)
+                    self._entries.append(Remembered(group.problem.id, prefix + rollout.ids, solved))
 
     def draw(self, outcome: Outcome, problems: Mapping[str, Problem], generator: Generator) -> Start | None:
         """A start inside a random completion of that outcome, or None when there is none.
@@ -47,7 +48,7 @@ class ReplayBuffer:
         The cut is uniform over the completion's tokens: after none of them up to all but the last. A cut after the
         last one leaves nothing to generate; leaving it out is the paper's uniform draw with such draws repeated.
         """
-        wanted = [e for e in self._entries if (e.reward >= self.threshold) == (outcome == "success") and e.ids]
+        wanted = [e for e in self._entries if e.solved == (outcome == "success") and e.ids]
         if not wanted:
             return None
         entry = wanted[int(torch.randint(len(wanted), (), generator=generator))]
@@ -65,4 +66,4 @@ class ReplayBuffer:
     def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
         """Take over what `state` returned."""
         self._entries.clear()
-        self._entries.extend(Remembered(e["problem_id"], tuple(e["ids"]), e["reward"]) for e in state)
+        self._entries.extend(Remembered(e["problem_id"], tuple(e["ids"]), e["solved"]) for e in state)

@@ -47,9 +47,10 @@ class Task(Protocol):
 
     Optional members: `correct(problem, text) -> bool`, plain accuracy, for a task whose reward is graded or pays for
     more than the answer (default: the reward is at least `full_marks`); `full_marks: float`, what a perfect text earns
-    (default 1.0); `problem_of(row) -> Problem`, which lets `tessera.grade` take a row of data. And for `tessera tasks
-    --validate`: `gold(problem) -> str`, a continuation that earns full marks (default: the answer as text), and
-    `corrupted(problem) -> str`, a wrong one of the same form (default: the answer changed).
+    (default 1.0); `answer_of(problem, text) -> str | None`, the answer read out of a text, equal where two texts answer
+    the same (an evaluation's majority vote needs it); `problem_of(row) -> Problem`, which lets `tessera.grade` take a
+    row. And for `tessera tasks --validate`: `gold(problem) -> str`, a continuation that earns full marks (default: the
+    answer as text), and `corrupted(problem) -> str`, a wrong one of the same form (default: the answer changed).
     """
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -147,7 +148,7 @@ class LoadedTask:
         Raises UserError for an empty train split, something that is not a Problem, an id that occurs twice in a
         split, or a question (`Problem.key`) that two splits share.
         """
-        splits = {split: _problems(name, task, split) for split in SPLITS}
+        splits = {split: read_split(name, task, split) for split in SPLITS}
         if not splits["train"]:
             raise UserError(f"task {name} has no train problems")
         for one, other in combinations(SPLITS, 2):
@@ -161,7 +162,8 @@ class LoadedTask:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
 
-def _problems(name: str, task: Task, split: Split) -> tuple[Problem, ...]:
+def read_split(name: str, task: Task, split: Split) -> tuple[Problem, ...]:
+    """The problems of one split; UserError for something that is not a Problem, or an id that occurs twice."""
     returned = task.problems(split)
     if not isinstance(returned, Iterable):
         raise UserError(f"task {name}: problems({split!r}) is a {type(returned).__name__}, not a sequence of Problem")

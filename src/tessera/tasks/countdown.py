@@ -96,6 +96,12 @@ class Countdown(PuzzleTask):
         """Whether the target is reached."""
         return self.reward(problem, text) == 1.0
 
+    def answer_of(self, problem: Problem, text: str) -> str | None:
+        """What the expression in the tags comes to; None where there is no valid one."""
+        answer = tagged(text, "answer")
+        expression = None if answer is None else _expression(answer, problem.metadata["nums"])
+        return None if expression is None else str(expression.value)
+
     def _by_distance(self, value: Fraction, target: int) -> float:
         if value == target:
             return 1.0

@@ -59,7 +59,7 @@ class FileTask(BuiltinTask):
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of `split`, in the order of the file; files are read once."""
-        return self._splits[split]
+        return self._test if split == "test" else self._learnt[split]
 
     def problem_of(self, row: Row) -> Problem:
         """The problem that one row asks, in the columns of the files."""
@@ -70,11 +70,17 @@ class FileTask(BuiltinTask):
         return self.grader(problem, text)
 
     @cached_property
-    def _splits(self) -> dict[Split, tuple[Problem, ...]]:
+    def _test(self) -> tuple[Problem, ...]:
+        """Read by itself: an evaluation needs no train file."""
+        return self._problems("test", () if self.test is None else self.test.rows(self.columns))
+
+    @cached_property
+    def _learnt(self) -> dict[Split, tuple[Problem, ...]]:
         train, validation = self._train_and_validation()
-        test: Sequence[Row] = () if self.test is None else self.test.rows(self.columns)
-        rows: dict[Split, Sequence[Row]] = {"train": train, "validation": validation, "test": test}
-        return {split: self._format_of(rows[split]).problems(split, rows[split]) for split in rows}
+        return {"train": self._problems("train", train), "validation": self._problems("validation", validation)}
+
+    def _problems(self, split: Split, rows: Sequence[Row]) -> tuple[Problem, ...]:
+        return self._format_of(rows).problems(split, rows)
 
     def _train_and_validation(self) -> tuple[Sequence[Row], Sequence[Row]]:
         rows = self.train.rows(self.columns)

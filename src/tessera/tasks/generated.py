@@ -13,7 +13,7 @@ from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.tasks.base import BuiltinTask, Split
 from tessera.tasks.data import Row
-from tessera.tasks.grading import integer_text
+from tessera.tasks.grading import integer_text, last_integer
 from tessera.tasks.rewards import REWARDS
 
 Pair = tuple[int, int]
@@ -86,6 +86,10 @@ class GeneratedTask(BuiltinTask):
             split: size if size is not None else min(DEFAULT_SIZES[split], left * DEFAULT_SIZES[split] // wanted)
             for split, size in self._asked.items()
         }
+
+    def answer_of(self, problem: Problem, text: str) -> str | None:
+        """The last number of `text`."""
+        return last_integer(text)
 
     def problem_of(self, row: Row) -> Problem:
         """The problem about the row's `a` and `b`."""

@@ -113,6 +113,11 @@ class KnightsKnaves(PuzzleTask):
         found = read_identities(tagged(text, "answer"), problem.metadata["names"])
         return found is not None and found == tuple(problem.metadata["solution"])
 
+    def answer_of(self, problem: Problem, text: str) -> str | None:
+        """Who is what, in the order of the names."""
+        found = read_identities(tagged(text, "answer"), problem.metadata["names"])
+        return None if found is None else ", ".join("knight" if knight else "knave" for knight in found)
+
     def gold(self, problem: Problem) -> str:
         """The solution, each statement held against it, and the answer."""
         return _turn(problem, problem.metadata["solution"])

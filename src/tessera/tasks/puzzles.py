@@ -21,7 +21,7 @@ DRAWS_IN_VAIN = 1000  # so many draws in a row that bring nothing new: there is 
 
 
 class PuzzleTask(BuiltinTask):
-    """A task whose problems are drawn by a seed; with `train`, they come from files or data sets instead.
+    """A task whose problems are drawn by a seed; with a source for a split, they come from files or data sets instead.
 
     The test split is drawn first, then validation, then train, so that a larger train split leaves the others as they
     were; no puzzle is drawn twice. Of data, the last `validation_size` rows of train are the validation split
@@ -42,13 +42,17 @@ class PuzzleTask(BuiltinTask):
 
     @model_validator(mode="after")
     def _drawn_or_read(self) -> PuzzleTask:
-        if self.train is None and (self.validation or self.test):
-            raise ValueError("data needs a source for train; without it all puzzles are drawn")
-        if self.train is not None and (idle := sorted(self.of_drawing & self.model_fields_set)):
-            raise ValueError(f"{', '.join(idle)}: for puzzles that are drawn, and train says where to read them")
+        if not self._drawn and (idle := sorted(self.of_drawing & self.model_fields_set)):
+            read = "train" if self.train else "test" if self.test else "validation"
+            raise ValueError(f"{', '.join(idle)}: for puzzles that are drawn, and {read} says where to read them")
         if self.validation is not None and self.validation_size is not None:
             raise ValueError("give either validation (a source) or validation_size (rows from the end of train)")
         return self
+
+    @property
+    def _drawn(self) -> bool:
+        """With a source for any split all are data; one without a source is empty."""
+        return self.train is None and self.validation is None and self.test is None
 
     @abstractmethod
     def problem(self, row: Row) -> Problem:
@@ -72,7 +76,7 @@ class PuzzleTask(BuiltinTask):
 
     @cached_property
     def _splits(self) -> dict[Split, tuple[Problem, ...]]:
-        rows = self._drawn_rows() if self.train is None else self._read_rows(self.train)
+        rows = self._drawn_rows() if self._drawn else self._read_rows()
         return {split: tuple(self._named(f"{split}-{n}", row) for n, row in enumerate(rows[split])) for split in rows}
 
     def _named(self, name: str, row: Row) -> Problem:
@@ -93,14 +97,14 @@ class PuzzleTask(BuiltinTask):
         while True:
             yield self.draw(source)
 
-    def _read_rows(self, source: Source) -> Mapping[Split, Sequence[Row]]:
-        train: Sequence[Row] = source.rows(self.columns)
-        if self.validation is not None:
-            held_out: Sequence[Row] = self.validation.rows(self.columns)
-        else:
-            train, held_out = hold_out(train, self.validation_size or 0, str(source))
-        test = [] if self.test is None else self.test.rows(self.columns)
+    def _read_rows(self) -> Mapping[Split, Sequence[Row]]:
+        train, held_out, test = map(self._rows_of, (self.train, self.validation, self.test))
+        if self.validation is None:
+            train, held_out = hold_out(train, self.validation_size or 0, str(self.train))
         return {"train": train, "validation": held_out, "test": test}
+
+    def _rows_of(self, source: Source | None) -> Sequence[Row]:
+        return () if source is None else source.rows(self.columns)
 
 
 def different(

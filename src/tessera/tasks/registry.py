@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tessera.core.errors import UserError, unknown
 from tessera.core.types import Problem
 from tessera.tasks.arithmetic import Arithmetic
-from tessera.tasks.base import BuiltinTask, LoadedTask, Reward, Task, grade_text
+from tessera.tasks.base import BuiltinTask, LoadedTask, Reward, Split, Task, grade_text, read_split
 from tessera.tasks.countdown import Countdown
 from tessera.tasks.data import Row
 from tessera.tasks.files import FileTask
@@ -37,6 +37,13 @@ TASKS: dict[str, type[BuiltinTask]] = {
 }
 
 
+class Questions(NamedTuple):
+    """One split of a task."""
+
+    task: Task
+    problems: tuple[Problem, ...]
+
+
 class TaskOption(NamedTuple):
     """An option of a task: its key in the recipe, its default (None where it has to be given), what it means."""
 
@@ -60,11 +67,32 @@ def load_task(spec: Mapping[str, Any], base_dir: Path | None = None) -> LoadedTa
     the working directory, then in `base_dir` (the recipe's folder). Raises UserError for whatever is wrong with the
     name, an option, a file or the splits (see `LoadedTask.load`).
     """
+    name, options = _name_and_options(spec)
+    return LoadedTask.load(name, _make(name, options, base_dir))
+
+
+def load_split(spec: Mapping[str, Any], split: Split, base_dir: Path | None = None) -> Questions:
+    """One split of the task that `spec` describes, read and checked by itself: what an evaluation needs.
+
+    The test split needs no train file, and the others no test file. Raises UserError as `load_task` does, and for a
+    split without problems.
+    """
+    name, options = _name_and_options(spec)
+    read = "test" if split == "test" else "train"
+    unread = {key: file for key, file in _no_files(name).items() if key != read}
+    task = _make(name, {**unread, **options}, base_dir)
+    problems = read_split(name, task, split)
+    if not problems:
+        raise UserError(f"task {name} has no {split} problems")
+    return Questions(task, problems)
+
+
+def _name_and_options(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     options = dict(spec)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"task.name = {name!r} must be one of {', '.join(TASKS)}, or path/to/file.py:ClassName")
-    return LoadedTask.load(name, _make(name, options, base_dir))
+    return name, options
 
 
 def _make(name: str, options: Mapping[str, Any], base_dir: Path | None) -> Task:

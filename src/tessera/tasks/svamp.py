@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tessera.core.types import Problem
 from tessera.tasks.files import FileTask
+from tessera.tasks.grading import last_integer
 from tessera.tasks.prompts import PromptFormat
 from tessera.tasks.rewards import Grader, read_grader
 from tessera.tasks.rows import RowFormat
@@ -37,6 +38,10 @@ class Svamp(FileTask):
     def row_format(self) -> RowFormat:
         """Columns `id`, `question`, `answer`."""
         return RowFormat("question", "answer", "id", self.prompt, self.grader, kept=("question",))
+
+    def answer_of(self, problem: Problem, text: str) -> str | None:
+        """The last number of `text`."""
+        return last_integer(text)
 
     def gold(self, problem: Problem) -> str:
         """The solution worked from the row's `equation` column; the bare answer where that leads elsewhere."""

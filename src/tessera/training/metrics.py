@@ -15,8 +15,8 @@ from tessera.training.step import Update
 Row = dict[str, float | None]
 
 
-def of_rewards(groups: Sequence[Group], success: float) -> Row:
-    """What the step's own rollouts earned (replays left out)."""
+def of_rewards(groups: Sequence[Group], success: float | None) -> Row:
+    """What the step's own rollouts earned (replays left out); for `success` see `Rollout.solved`."""
     rollouts = [r for group in groups for r in group.rollouts]
     rewards = [r.reward for r in rollouts if r.reward is not None]
     lengths = [len(r.ids) for r in rollouts]
@@ -25,7 +25,7 @@ def of_rewards(groups: Sequence[Group], success: float) -> Row:
         **{f"reward/{name}": _mean([r.components[name] for r in rollouts if name in r.components]) for name in names},
         "reward/mean": _mean(rewards),
         "reward/std": statistics.pstdev(rewards) if rewards else None,
-        "accuracy": sum(r.earned is not None and r.earned >= success for r in rollouts) / len(rollouts),
+        "accuracy": sum(r.solved(success) for r in rollouts) / len(rollouts),
         "truncation_rate": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
         "completion_length/mean": statistics.fmean(lengths),
         "completion_length/max": max(lengths),

@@ -170,12 +170,13 @@ class RLStage(_Stage):
 
 class EvaluationSettings(Settings):
     """Greedy accuracy: on `test_size` test problems before, after each stage and at the end (null: all of them);
-    on `validation_size` validation problems during a stage. Solved is a reward of at least `success`."""
+    on `validation_size` validation problems during a stage. Solved is a reward of at least `success`, or
+    by default what the task calls correct."""
 
     max_new_tokens: int | None = Field(None, gt=0, description="null: the largest of the RL stages")
     test_size: int | None = Field(None, gt=0)
     validation_size: int | None = Field(None, gt=0)
-    success: float = 1.0
+    success: float | None = None
 
 
 class RunSettings(Settings):
