@@ -261,3 +261,12 @@ def test_numbers_are_of_any_sequence() -> None:
     problem = Problem("x", "?", 12, metadata={"nums": [3, 4]})
     assert Countdown().correct(problem, "<answer>3 * 4</answer>")
     assert LoadedTask.load("countdown", Countdown(train_size=3, validation_size=0, test_size=0)).train
+
+
+def test_an_answer_is_what_its_expression_comes_to() -> None:
+    task = Countdown()
+    problem = task.problem_of(Row("here", {"id": "x", **ROW}))
+    texts = ["(79 - 60) + 17", "17 + 79 - 60 = 36", "79 / 60", "36", "79 - 43"]
+    read = [task.answer_of(problem, f"<answer>{text}</answer>") for text in texts]
+    assert read == ["36", "36", "79/60", None, None]  # a bare number and one that was not given are no answers
+    assert task.answer_of(problem, "79 - 60 + 17") is None

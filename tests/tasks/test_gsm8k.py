@@ -93,3 +93,10 @@ def test_what_follows_the_marks_of_the_original_is_read() -> None:
     for row in read_jsonl(str(DATA / "test.jsonl")):
         original = f"{row.column('rationale')}\n#### {int(row.column('answer')):,}"
         assert grade("gsm8k", row.values, original).correct
+
+
+def test_equal_numbers_are_equal_answers(train: str) -> None:
+    task: Any = load_task({"name": "gsm8k", "train": train}).task
+    (problem, *_) = task.problems("train")
+    texts = ["The answer is 26.", "so 1 + 25 = 26.0", "26 dollars\n#### 52/2", "The answer is 2.5", "none"]
+    assert [task.answer_of(problem, text) for text in texts] == ["26", "26", "26", "5/2", None]

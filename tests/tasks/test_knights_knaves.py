@@ -238,3 +238,10 @@ def test_the_real_data_validates() -> None:
     assert re.fullmatch(r"A very special island .* who is a knave\?", first.prompt[1].content)
     report = validate_task(task, sample=1400)
     assert report.ok, str(report)
+
+
+def test_an_answer_is_who_is_what() -> None:
+    task = KnightsKnaves()
+    problem = task.problem_of(Row("here", {"id": "x", **ROW}))
+    texts = [f"<answer>{ANSWER}</answer>", "<answer>Jack: knave, Zoey: knight</answer>", ANSWER]
+    assert [task.answer_of(problem, text) for text in texts] == ["knight, knave", "knight, knave", None]

@@ -33,3 +33,9 @@ def test_one_key_of_the_prompt_can_be_changed() -> None:
     (message,) = loaded.train[0].prompt
     assert message.content.endswith("Don't use a calculator.")  # the template is still the task's
     assert loaded.train[0].prefill == ""
+
+
+def test_an_answer_is_the_last_integer() -> None:
+    task = Multiplication(digits=1)
+    problem = task.problems("test")[0]
+    assert [task.answer_of(problem, text) for text in ("2 * 3 = 6.0", "that is 06", "no")] == ["6", "6", None]

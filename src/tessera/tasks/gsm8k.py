@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from tessera.core.types import Problem
+from tessera.tasks.numerals import final_number
 from tessera.tasks.prompts import PromptFormat
 from tessera.tasks.rows import RowFormat
 from tessera.tasks.worded import WORDINGS, WordedTask, Wording
@@ -31,6 +32,11 @@ class Gsm8k(WordedTask):
     def row_format(self) -> RowFormat:
         """Columns `id`, `question`, `answer`."""
         return RowFormat("question", "answer", "id", self.prompt, self.grader)
+
+    def answer_of(self, problem: Problem, text: str) -> str | None:
+        """The number that `text` ends in, in lowest terms."""
+        number = final_number(text)
+        return None if number is None else str(number)
 
     def worked(self, problem: Problem) -> str:
         """The rationale, without the marks of a calculator."""
