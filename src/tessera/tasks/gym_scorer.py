@@ -1,6 +1,6 @@
 """The scorers of the reasoning-gym package, run in a process that can be killed (`tessera.tasks.pool`).
 
-Some of them evaluate what the model wrote: three with `eval`, five through SymPy, which evaluates too. Here `eval`
+Some of them evaluate what the model wrote: four with `eval`, five through SymPy, which evaluates too. Here `eval`
 reads literals alone, and what goes to SymPy may hold neither quotes, underscores, the names of Python's functions nor
 towers of powers: it earns 0.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import reasoning_gym
 from reasoning_gym.composite import DatasetSpec
 
-EVALUATED = ("string_insertion", "spiral_matrix", "binary_matrix")
+EVALUATED = ("string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
 BY_SYMPY = ("countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication")
 HARMLESS = {"abs", "max", "min", "pow", "round", "sum"}
 # Quotes and the like; an exponent of four digits; a power raised to a power.
