@@ -176,7 +176,7 @@ def test_tasks_are_listed_with_their_options() -> None:
     printed = succeeded("tasks")
     assert [line.split()[0] for line in printed.splitlines() if not line.startswith(" ")] == sorted(TASKS)
     assert "    digits = 3  digits of each number\n" in succeeded("tasks", "multiplication")
-    assert "    train = required  JSON Lines file of the train split\n" in succeeded("tasks", "svamp")
+    assert "    train = required  file or data set of the train split\n" in succeeded("tasks", "svamp")
 
 
 def test_a_tasks_reward_is_validated(project: Path) -> None:

@@ -53,6 +53,11 @@ def test_ci_runs_the_test_command() -> None:
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(f"exec {command[1]}")
 
 
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 @pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]), ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -60,7 +65,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         linked = page.parent / target if target else page
         assert linked.exists(), target
         headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
-        assert not anchor or anchor[1:] in {heading.lower().replace(" ", "-") for heading in headings}
+        assert not anchor or anchor[1:] in {slug(heading) for heading in headings}
 
 
 def test_the_task_of_the_contributing_page_is_sound(tmp_path: Path) -> None:
