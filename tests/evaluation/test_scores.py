@@ -46,9 +46,9 @@ def test_without_answers_nobody_votes() -> None:
 
 
 def test_groups_are_scored_apart() -> None:
-    rows = [row("a", True, by="2"), row("b", False, by="3"), row("c", True, by="3")]
+    rows = [row("b", False, by="3"), row("a", True, by="2"), row("c", True, by="3")]
     found = score(rows, 1)
-    assert {group: (part["value"], part["n"]) for group, part in found["by"].items()} == {"2": (1.0, 1), "3": (0.5, 2)}
+    assert [(group, part["value"], part["n"]) for group, part in found["by"].items()] == [("2", 1.0, 1), ("3", 0.5, 2)]
     assert found["value"] == pytest.approx(2 / 3)
 
 

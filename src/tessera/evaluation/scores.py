@@ -18,7 +18,7 @@ def score(rows: Rows, samples: int, seed: int = 0) -> dict[str, Any]:
     the same for each group that the rows name.
     """
     found = _of_questions(rows, samples, seed)
-    groups = {row["by"]: None for row in rows if "by" in row}
+    groups = sorted({row["by"] for row in rows if "by" in row})
     by = {group: _of_questions([r for r in rows if r.get("by") == group], samples, seed) for group in groups}
     return {
         **found,
