@@ -73,7 +73,7 @@ def proportional(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
 def expression(latex: str) -> Any:
     """The expression that `latex` writes, `i` the imaginary unit; None where it cannot be read whole."""
     prepared = _prepared(latex)
-    if not prepared:
+    if not prepared or re.search(r"\d\s*_|'", prepared):  # a numeral of another base, of which the digits would be read
         return None
     try:
         read = _parsed(prepared)
@@ -98,11 +98,15 @@ def _parsed(latex: str) -> Any:
 
 def _prepared(latex: str) -> str:
     """`latex` in the words that the parser knows."""
-    text = re.sub(r"\\frac\{d(\^\d)?\s*([a-zA-Z])(_[a-z])?\}\{d\s*([a-zA-Z])(\^\d)?\}", r"D_{\2\3\4}", latex)
+    text = re.sub(
+        r"\\frac\{d(?:\^(\d))?\s*([a-zA-Z])(?:_([a-z]))?\}\{d\s*([a-zA-Z])(?:\^(\d))?\}", r"D_{d\1\2\3d\4\5}", latex
+    )
     text = re.sub(r"\\(dot|ddot|bar|hat|vec|tilde|overline)\s*\{?\s*(\\?[a-zA-Z]+)\s*\}?", r"\2_{\1}", text)
-    text = re.sub(r"([a-zA-Z])_\{(\w+)\}_\{?(\w)\}?", r"\1_{\2\3}", text)
+    text = re.sub(r"([a-zA-Z])_\{(\w+)\}_(?:\{(\w)\}|(\w))", r"\1_{\2\3\4}", text)
     text = re.sub(r"\\(g|G)amma(?!\s*\()(?![a-zA-Z])", r"\1_{gamma}", text)
     text = re.sub(r"([a-zA-Z])\s*(?:\^\s*\{?\s*\\prime\s*\}?|')", r"\1_{prime}", text)
+    text = re.sub(r"(?<![a-zA-Z\\])([Ee])_\{?(\w+)\}?", r"z_{\1\2}", text)  # no power of e
+    text = re.sub(r"_(\w)(?=\\)", r"_{\1}", text)
     return re.sub(r"_\{?\\text\{([a-zA-Z ]+)\}\}?", r"_{\1}", text).replace(r"_{prime} (", "_{prime}(")
 
 

@@ -100,9 +100,6 @@ def _same_leaf(gold: str, answer: str) -> bool:
         return _same_percentage(ours.number, ours.unit, theirs.number, theirs.unit)
     if ours.unit and theirs.unit and ours.unit != theirs.unit:
         return False
-    based = [re.fullmatch(r"(\d+)_\{?(\d+)\}?", text) for text in (ours.number, theirs.number)]
-    if any(based):
-        return "".join(re.findall(r"[\d_]", ours.number)) == "".join(re.findall(r"[\d_]", theirs.number))
     return same_value(ours.number, theirs.number)
 
 

@@ -36,9 +36,9 @@ def _rules(*pairs: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
 
 
 _LAYOUT = _rules(
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![a-zA-Z])\s*\.?", ""),
+    (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?|\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])", ""),
     (r"(?<!\\)\\[()\[\]]", " "),
-    (r"(?<=\d)(?:,\\[!,]|\{,\}(?:\\!)?|\\[!,])\s*(?=\d{3}(?!\d))", ""),  # 10,\!080 is a number
+    (r"(?<=\d)(?:,\\!|\{,\}(?:\\!)?|\\[!,])(?=\d{3}(?!\d))", ""),  # 10,\!080 is a number
     (
         r"\\(?:quad|qquad|enspace|thinspace|hfill)(?![a-zA-Z])|\\[hv]space\*?\{[^{}]*\}|\\phantom(?:\{[^{}]*\}|\s*\W)",
         " ",
