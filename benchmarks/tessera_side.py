@@ -14,15 +14,14 @@ from sides import answer, asked
 from workloads import TEMPERATURE, groups, policy
 
 from tessera.algorithms import build
-from tessera.core.batch import pad_rows
 from tessera.core.seeding import generator
 from tessera.core.types import Group
 from tessera.policy.adapters import adapter_state, set_adapter_state
 from tessera.policy.forest import Kept
 from tessera.policy.load import Policy
-from tessera.policy.prefix import causal_lm, extend, prefill
+from tessera.policy.prefix import causal_lm
 from tessera.policy.reference import Reference
-from tessera.policy.trunk import tapped
+from tessera.policy.slots import read
 from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine
 from tessera.training.optimizer import Optimizer
@@ -38,15 +37,12 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def with_trunk(model: Any, group: Group) -> Group:
     """The group with the frozen layers' output, as an engine keeps it while it samples."""
-    caught: list[torch.Tensor] = []
-    causal, rollouts = causal_lm(model), group.rollouts
-    with torch.inference_mode(), tapped(causal, caught.append):
-        prefix = prefill(causal, [group.prompt_ids])
-        prefix.select(torch.zeros(len(rollouts), dtype=torch.long))
-        extend(causal, prefix, pad_rows([r.ids[:-1] for r in rollouts]))
-    prompt, rest = caught[0][0].clone(), caught[1]
-    kept = [replace(r, trunk=Kept(prompt, rest[i, : len(r.ids) - 1].clone())) for i, r in enumerate(rollouts)]
-    return replace(group, rollouts=tuple(kept))
+    whole = [(*group.prompt_ids, *r.ids[:-1]) for r in group.rollouts]
+    with torch.inference_mode():
+        below = [found.below_PH for found in read(causal_lm(model), whole)]
+    cut, prompt = len(group.prompt_ids), below[0][: len(group.prompt_ids)].clone()
+    both = zip(group.rollouts, below, strict=True)
+    return replace(group, rollouts=tuple(replace(r, trunk=Kept(prompt, one[cut:].clone())) for r, one in both))
 
 
 def kept_bytes(group: Group) -> int:

@@ -22,6 +22,7 @@ from workloads import TEMPERATURE, groups, policy
 
 from tessera.core.types import Group
 from tessera.policy.adapters import LoraSettings
+from tessera.policy.products import release
 
 
 class Turns(TrainerCallback):
@@ -56,6 +57,7 @@ def trainer(model: str, kept: list[Group], batch: int, checkpointing: bool, fold
     """A GRPOTrainer that takes `batch` rows at a time. Its turns come from stdin."""
     on = policy(model)
     base, size = on.model.unload(), len(kept[0].rollouts)
+    release(base)  # as transformers loads it
     depth = base.config.num_hidden_layers
     layers = list(LoraSettings(last_fraction="1/3").adapted_layers(depth))
     lora = LoraConfig(

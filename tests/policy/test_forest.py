@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tessera.policy import forest as module
-from tessera.policy.forest import Kept, Piece, Row, Run, attend, plant
+from tessera.policy.forest import How, Kept, Piece, Row, Run, plant
 
 A = Row((1, 2), (3, 4, 5), (0, 2))
 B = Row((1, 2), (3, 6), (1,))
@@ -90,7 +90,7 @@ def test_attention_is_that_of_a_dense_mask(
         found = plant(rows)
         noise = torch.Generator().manual_seed(len(rows))
         q, k, v = (torch.randn(1, h, len(found), 4, generator=noise, dtype=torch.float64) for h in (4, 2, 2))
-        got = attend(found, q, k, v, scale=0.3, window=window, softcap=softcap)
+        got = found.attend(0, q, k, v, How(0.3, window, softcap))
         torch.testing.assert_close(got, dense(found, q, k, v, window, softcap))
         stops = [block.last for block in found.blocks]
         assert stops[-1] == len(found.runs)

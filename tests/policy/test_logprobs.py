@@ -169,7 +169,7 @@ def test_families_scale_cap_and_window_as_their_own_forward_does(name: str) -> N
     assert_close(scores.logp_N, expected, 1e-5)
     assert_close(scores.entropy_N, entropy.detach(), 1e-5)
     for mine, theirs in zip(gradients(policy.model, scores.logp_N), expected_gradients, strict=True):
-        assert_close(mine, theirs, 1e-5)
+        assert_close(mine, theirs, 2e-5)  # float32 through weights this large
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text"])

@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tessera.core.errors import RunStopped, TesseraError
+from tessera.core.errors import RunStopped
 from tessera.core.types import Completion
 from tessera.policy.adapters import LoraSettings, adapter_matrices, decoder_layers
 from tessera.policy.forest import Row
 from tessera.policy.load import Policy
 from tessera.policy.logprobs import score
-from tessera.policy.prefix import causal_lm
 from tessera.rollout.engine import Request, Sampling
-from tessera.rollout.hf import HFEngine, invert
+from tessera.rollout.hf import HFEngine
 from tiny import TINY_LORA, tiny_policy
 
 PROMPTS = [(1, 40, 41, 42, 43, 44, 45), (1, 30), (1, 50, 51, 52), (1, 30, 31)]
@@ -217,17 +213,6 @@ def test_sampling_is_in_eval_mode_and_the_mode_returns() -> None:
     assert not policy.model.training
 
 
-def test_a_dead_cache_is_refused_and_the_mode_returns(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = tiny_policy()
-    policy.model.train()
-    model = causal_lm(policy.model).model
-    forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda **given: forward(**{**given, "past_key_values": None}))
-    with pytest.raises(TesseraError, match="key-value cache is not live"):
-        sample(policy, requests(2))
-    assert policy.model.training
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_values_that_are_not_finite_stop_the_run(temperature: float) -> None:
     policy = tiny_policy()
@@ -246,58 +231,3 @@ def test_the_engine_holds_the_trainers_weights() -> None:
     with torch.no_grad():
         policy.trainable_parameters()[0].add_(1.0)
     assert engine.fingerprint() == policy.fingerprint() != before
-
-
-def slow_draw(probabilities: list[Fraction], uniform: Fraction) -> int:
-    total = Fraction(0)
-    for token, p in enumerate(probabilities):
-        total += p
-        if total > uniform * sum(probabilities):
-            return token
-    raise AssertionError("no token")
-
-
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=12).filter(any), st.integers(0, 999))
-@settings(deadline=None)
-def test_inversion_is_the_definition(weights: list[int], thousandths: int) -> None:
-    """Numbers that fall on a boundary between tokens are left out: floats may round to either side there."""
-    uniform = Fraction(thousandths, 1000) + Fraction(1, 3000)
-    expected = slow_draw([Fraction(w) for w in weights], uniform)
-    logp_BV = torch.tensor([weights], dtype=torch.float64).log()
-    assert invert(logp_BV - logp_BV.logsumexp(-1), torch.tensor([float(uniform)], dtype=torch.float64)).tolist() == [
-        expected
-    ]
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=12).filter(any), st.sampled_from([0.0, 0.5, 1 - 2**-53]))
-@settings(deadline=None)
-def test_inversion_never_draws_what_has_no_probability(weights: list[int], uniform: float) -> None:
-    logp_BV = torch.tensor([weights], dtype=torch.float32).log()
-    (token,) = invert(logp_BV - logp_BV.logsumexp(-1), torch.tensor([uniform], dtype=torch.float64)).tolist()
-    assert weights[token] > 0
-    likely = [v for v, w in enumerate(weights) if w]
-    if uniform == 0:
-        assert token == likely[0]
-    if uniform > 0.9:
-        assert token == likely[-1]
-
-
-def test_inversion_takes_each_row_with_its_own_number() -> None:
-    logp_BV = torch.tensor([[0.25, 0.25, 0.5], [0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]).log()
-    uniform_B = torch.tensor([0.6, 0.2, 0.999], dtype=torch.float64)
-    assert invert(logp_BV, uniform_B).tolist() == [2, 0, 1]
-
-
-def test_a_number_that_rounding_made_one_still_draws() -> None:
-    """As in float32, where the largest number below 1 may not survive."""
-    assert invert(torch.tensor([[0.25, 0.75, 0.0]]).log(), torch.ones(1)).tolist() == [1]
-
-
-def test_a_tail_of_many_unlikely_tokens_is_told_apart() -> None:
-    """A hundred thousand tokens of 1e-8 each behind one of nearly 1: in float32 sums move by six of them at a time."""
-    n, tail = 100_000, 1e-8
-    logp_1V = torch.full((1, n + 1), math.log(tail), dtype=torch.float32)
-    logp_1V[0, 0] = math.log1p(-n * tail)
-    for share in torch.linspace(0.05, 0.95, 50, dtype=torch.float64).tolist():
-        uniform_B = torch.tensor([1 - n * tail * (1 - share)], dtype=torch.float64)
-        assert abs(int(invert(logp_1V, uniform_B)) - 1 - share * n) <= 1.5

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class Completion:
     """What an engine returns for one row: the sampled ids, their log-probs, and why sampling ended.
 
     `logprobs[t]` is the log-probability of `ids[t]` under the distribution it was drawn from (logits / temperature).
-    `ids` includes the end-of-sequence token when `finish_reason` is `"stop"`. `trunk` is what an engine in the
+    `ids` includes the end-of-sequence token when `finish_reason` is `"stop"`, unless a stop text ended it; `"error"`
+    is a row that could not be sampled on: its model gave values that are not finite. `trunk` is what an engine in the
     trainer's process may have kept of the frozen layers' output (tessera.policy.forest.Kept).
     """
 

@@ -55,6 +55,14 @@ class Kept:
         return len(self.prompt_PH) == len(row.prompt_ids) and len(self.rest_TH) >= row.positions[-1]
 
 
+class How(NamedTuple):
+    """How a layer attends: scores are times `scale`; `window` is a sliding window's, `softcap` that of Gemma 2."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
 class Piece(NamedTuple):
     """The first `length` nodes of run number `run`."""
 
@@ -122,6 +130,27 @@ class Forest:
             parts.append(at.prompt_PH[run.depth : run.depth + len(run)])  # empty for a run that begins later
             parts.append(at.rest_TH[max(0, run.depth - length) : max(0, run.depth + len(run) - length)])
         self.below_KH = torch.cat(parts).to(self.token_K.device)
+
+    @property
+    def position(self) -> Tensor:
+        """The position of each node [1,K]."""
+        return self.depth_K[None]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+        """Attention of every node to its ancestors and itself: `query` [1,h,K,d], `key` and `value` [1,g,K,d].
+
+        Returns [1,h,K,d]; g divides h. The layer's number makes no difference here.
+        """
+        # Keys are cut into runs once, so that backward joins the pieces in one pass.
+        sizes = [len(run) for run in self.runs]
+        keys, values = key.split(sizes, dim=2), value.split(sizes, dim=2)
+        queries = query.split([sum(sizes[block.first : block.last]) for block in self.blocks], dim=2)
+        out = []
+        for block, q, mask in zip(self.blocks, queries, self.masks(how.window, query.dtype), strict=True):
+            seen = self.seen(block)
+            k, v = (torch.cat([every[i][:, :, :n] for i, n in seen], dim=2) for every in (keys, values))
+            out.append(attention(q, k, v, mask, how))
+        return torch.cat(out, dim=2)
 
     def seen(self, block: Block) -> tuple[Piece, ...]:
         """The pieces whose keys a block attends to: what is above its first run, then its runs."""
@@ -204,35 +233,9 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
     return int(differing[0]) if len(differing) else n
 
 
-def attend(
-    forest: Forest,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    """Attention of every node to its ancestors and itself: `query` [1,h,K,d], `key` and `value` [1,g,K,d].
-
-    Returns [1,h,K,d]; g divides h. Scores are times `scale`; `window` is that of a sliding-window layer, `softcap` that
-    of Gemma 2.
-    """
-    blocks = forest.blocks
-    # Keys are cut into runs once, so that backward joins the pieces in one pass.
-    sizes = [len(run) for run in forest.runs]
-    keys, values = key.split(sizes, dim=2), value.split(sizes, dim=2)
-    queries = query.split([sum(sizes[block.first : block.last]) for block in blocks], dim=2)
-    out = []
-    for block, q, mask in zip(blocks, queries, forest.masks(window, query.dtype), strict=True):
-        seen = forest.seen(block)
-        k, v = (torch.cat([every[i][:, :, :n] for i, n in seen], dim=2) for every in (keys, values))
-        out.append(_attention(q, k, v, mask, scale, softcap))
-    return torch.cat(out, dim=2)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: How) -> Tensor:
+    """Attention of `q` [B,h,Q,d] to `k` and `v` [B,g,K,d] with `mask` added to the scores; None: causal, Q is K."""
+    scale, softcap = how.scale, how.softcap
     grouped = q.shape[1] != k.shape[1]
     if softcap is None:
         return scaled_dot_product_attention(

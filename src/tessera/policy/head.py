@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tessera.policy.products import linear
+
 CHUNK_BYTES = 2**24  # of float32 logits: 85 nodes of a vocabulary of 49152; half of it takes a third longer
 CHUNK_BYTES_CUDA = 2**28
 
@@ -147,6 +149,6 @@ def _with_mean(causal: Any, hidden_UH: Tensor, ask: Ask, learns: bool) -> tuple[
         if slope_UV is not None:
             slope_D = slope_UV[state_D, ask.label_D]
             mass_UV.mul_(slope_UV)
-        mean_UH = (mass_UV.to(weight.dtype) @ weight).to(norm_U.dtype) / total_U[:, None]
+        mean_UH = linear(mass_UV.to(weight.dtype), weight.t()).to(norm_U.dtype) / total_U[:, None]
     logp_D = logit_D - norm_U[state_D]
     return logp_D, entropy_U[state_D], logit_D >= top_U[state_D], eos_logp_U[state_D], slope_D, mean_UH

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tessera.core.errors import UserError
 from tessera.core.seeding import derive
+from tessera.policy import products
 from tessera.policy.adapters import LoraSettings, attach_lora, attach_saved
 from tessera.policy.embedded import EMBEDDED, cache_folder, is_installed
 from tessera.policy.prompting import read_template
@@ -99,6 +100,7 @@ class Policy:
             raise UserError("gradient checkpointing is on: call gradient_checkpointing_disable() on the model first")
         policy_model: Any = _with_adapter(model, lora, seed)
         policy_model.eval()
+        products.adopt(policy_model)
         policy_model.config.use_cache = True
         weight: Tensor = policy_model.get_input_embeddings().weight
         eos_ids = end_ids(policy_model, tokenizer)

@@ -8,9 +8,8 @@ after the other, for the families whose layers are known to be functions of (hid
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from tessera.policy.adapters import frozen_layers
-from tessera.policy.forest import Forest, attend
+from tessera.policy.forest import Forest, How
 from tessera.policy.prefix import backbone
 
 log = logging.getLogger("tessera")
@@ -26,6 +25,16 @@ log = logging.getLogger("tessera")
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
 ATTENTION = "tessera_forest"
 _told: set[str] = set()
+
+
+class View(Protocol):
+    """What tokens see of each other and of earlier ones: `position` [B,T], and attention of queries [B,h,T,d] to keys
+    and values [B,g,T,d] in a layer, by its number. A Forest is one."""
+
+    @property
+    def position(self) -> Tensor: ...
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor: ...
 
 
 def packs(causal: Any) -> bool:
@@ -52,51 +61,36 @@ def states(causal: Any, forest: Forest, *, recompute: bool = False) -> Tensor:
     decoder, frozen = backbone(causal), frozen_layers(causal)
     if frozen and forest.below_KH is None:
         with torch.no_grad():
-            forest.below_KH = _run(causal, forest, _embed(decoder, forest), range(frozen))[0]
-    start = _embed(decoder, forest) if forest.below_KH is None else forest.below_KH[None]
+            forest.below_KH = run_layers(causal, forest, embed(causal, forest.token_K[None]), range(frozen))[0]
+    start = embed(causal, forest.token_K[None]) if forest.below_KH is None else forest.below_KH[None]
     upper = range(frozen, len(decoder.layers))
-    hidden: Tensor = decoder.norm(_run(causal, forest, start, upper, recompute=recompute and torch.is_grad_enabled()))
+    recompute = recompute and torch.is_grad_enabled()
+    hidden: Tensor = decoder.norm(run_layers(causal, forest, start, upper, recompute=recompute))
     return hidden[0]
 
 
-@contextmanager
-def tapped(causal: Any, catch: Callable[[Tensor], None]) -> Iterator[None]:
-    """Within the context `catch` is given the hidden states [B,T,H] that enter the lowest trained layer.
-
-    It is given nothing where there are no frozen layers below it, or where their output could not be used again.
-    """
-    frozen = frozen_layers(causal)
-    if not frozen or not packs(causal) or frozen == len(backbone(causal).layers):
-        yield
-        return
-    handle = backbone(causal).layers[frozen].register_forward_pre_hook(lambda module, inputs: catch(inputs[0]))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _embed(decoder: Any, forest: Forest) -> Tensor:
-    hidden: Tensor = decoder.embed_tokens(forest.token_K[None])
+def embed(causal: Any, token_BT: Tensor) -> Tensor:
+    """What the first layer is given [B,T,H]."""
+    hidden: Tensor = backbone(causal).embed_tokens(token_BT)
     return hidden
 
 
-def _run(causal: Any, forest: Forest, hidden: Tensor, layers: range, *, recompute: bool = False) -> Tensor:
+def run_layers(causal: Any, view: View, hidden: Tensor, layers: range, *, recompute: bool = False) -> Tensor:
+    """Hidden states [B,T,H] after `layers`, of tokens that see each other and earlier ones as `view` has it."""
     decoder = backbone(causal)
-    position = forest.depth_K[None]
-    angles = _rotary(decoder, hidden, position)
+    angles = _rotary(decoder, hidden, view.position)
     for i in layers:
-        run = _layer(decoder.layers[i], decoder.config, forest, angles(i), position)
+        run = _layer(decoder.layers[i], decoder.config, view, angles(i))
         hidden = checkpoint(run, hidden, use_reentrant=False) if recompute else run(hidden)
     return hidden
 
 
-def _layer(layer: nn.Module, config: Any, forest: Forest, angles: Any, position: Tensor) -> Callable[[Tensor], Tensor]:
+def _layer(layer: nn.Module, config: Any, view: View, angles: Any) -> Callable[[Tensor], Tensor]:
     def run(hidden: Tensor) -> Tensor:
         before = config._attn_implementation
         config._attn_implementation = ATTENTION
         try:
-            out = layer(hidden, attention_mask=forest, position_embeddings=angles, position_ids=position)
+            out = layer(hidden, attention_mask=view, position_embeddings=angles, position_ids=view.position)
         finally:
             config._attn_implementation = before
         given: Tensor = out[0] if isinstance(out, tuple) else out
@@ -120,15 +114,15 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Forest,
+    attention_mask: View,
     *,
     scaling: float,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What the layers call: transformers hands over whatever stands for its mask, here the forest."""
-    out = attend(attention_mask, query, key, value, scale=scaling, window=sliding_window, softcap=softcap)
+    """What the layers call: transformers hands over whatever stands for its mask, here the view."""
+    out = attention_mask.attend(module.layer_idx, query, key, value, How(scaling, sliding_window, softcap))
     return out.transpose(1, 2), None
 
 

@@ -11,9 +11,11 @@ from tessera.core.seeding import derive
 from tessera.core.types import Completion, Group, Problem, Rollout
 from tessera.policy.load import Policy
 from tessera.policy.prompting import check_fits, render
-from tessera.rollout.boundary import grade
+from tessera.rollout.boundary import Grade, grade
 from tessera.rollout.engine import Engine, Request, Sampling
 from tessera.tasks.base import Task
+
+NOT_FINITE = Grade(None, {}, "the model computed values that are not finite while it was sampled", None)
 
 
 class Start(NamedTuple):
@@ -87,7 +89,8 @@ class Collector:
 
     def _rollout(self, start: Start, prompt_ids: tuple[int, ...], completion: Completion) -> Rollout:
         text = start.problem.prefill + self._text(start.prefix_ids + completion.ids)
-        reward = grade(self.task, start.problem, text)
+        failed = completion.finish_reason == "error"
+        reward = NOT_FINITE if failed else grade(self.task, start.problem, text)
         return Rollout(
             prompt_ids=prompt_ids,
             ids=completion.ids,
