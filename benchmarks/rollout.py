@@ -1,0 +1,157 @@
+"""Sampling against transformers' `generate` as TRL 1.16 calls it: tokens a second on the same prompts, in turn.
+
+    python benchmarks/rollout.py --json benchmarks/results/rollout.json
+
+Both sides sample from the embedded SmolLM2-135M with the same adapter, at most so many rows at a time: `g8` and `g50`
+are groups of 8 and 50 on real SVAMP prompts whose completions end between 40 and 150 tokens, `long` is 8 rows of 300.
+Where a completion ends is drawn beforehand, the same for both sides, since where the model itself would end depends
+on what it draws; only tokens up to there count. The share of the roofline is the time that the products of a step
+take alone, measured in the same process, over the time that a step takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from update_step import machine
+from workloads import groups, policy
+
+from tessera.policy.load import Policy
+from tessera.policy.prefix import causal_lm
+from tessera.policy.products import adopt, linear, release
+from tessera.rollout import refill
+from tessera.rollout.engine import Request, Sampling
+from tessera.rollout.hf import HFEngine
+
+RUNS = 5
+TEMPERATURE = 1.0
+
+
+class Case(NamedTuple):
+    """`prompts` prompts with `size` completions each, of `shortest` to `longest` tokens, `rows` at a time."""
+
+    prompts: int
+    size: int
+    rows: int
+    shortest: int
+    longest: int
+
+    def lengths(self) -> list[int]:
+        """Tokens of every completion, prompt after prompt."""
+        noise = torch.Generator().manual_seed(0)
+        return torch.randint(self.shortest, self.longest + 1, (self.prompts * self.size,), generator=noise).tolist()
+
+
+CASES = {"g8": Case(2, 8, 8, 40, 150), "g50": Case(1, 50, 50, 40, 150), "long": Case(1, 8, 8, 300, 300)}
+
+
+def ours(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
+    """Seconds for all completions."""
+    lengths = case.lengths()
+    requests = [Request(prompts[i // case.size], i) for i in range(len(lengths))]
+    finish = refill.Refill._finish
+
+    def planned(self: Any, token_B: torch.Tensor) -> list[int]:
+        of_slot = {id(row.ids): lengths[row.index] for row in self.live}
+        self.stops.reason = lambda ids, logps, limit: "length" if len(ids) == of_slot[id(ids)] else None
+        return finish(self, token_B)
+
+    refill.Refill._finish = planned  # type: ignore[method-assign]
+    try:
+        began = time.perf_counter()
+        found = HFEngine(on, case.rows).generate(requests, Sampling(max_new_tokens=case.longest, keep_trunk=True))
+        seconds = time.perf_counter() - began
+    finally:
+        refill.Refill._finish = finish  # type: ignore[method-assign]
+    assert [len(c.ids) for c in found] == lengths
+    return seconds
+
+
+class _Ends(StoppingCriteria):
+    """Tells `generate` which rows are done, as their end tokens would."""
+
+    def __init__(self, lengths: list[int], prompt: int) -> None:
+        self.ends_B = torch.tensor(lengths) + prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return self.ends_B <= input_ids.shape[1]
+
+
+def theirs(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
+    """Seconds for all completions, `rows` at a time: a batch is done when its longest row is."""
+    lengths = case.lengths()
+    every = [prompts[i // case.size] for i in range(len(lengths))]
+    config = GenerationConfig(  # what GRPOConfig's defaults come to
+        max_new_tokens=case.longest, do_sample=True, temperature=TEMPERATURE, top_p=1.0, top_k=0,
+        pad_token_id=on.pad_id, eos_token_id=None, disable_compile=True,
+    )  # fmt: skip
+    began = time.perf_counter()
+    for start in range(0, len(every), case.rows):
+        rows = every[start : start + case.rows]
+        width = max(map(len, rows))
+        ids = torch.tensor([[on.pad_id] * (width - len(r)) + list(r) for r in rows])
+        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+        ends = StoppingCriteriaList([_Ends(lengths[start : start + case.rows], width)])
+        with torch.no_grad():
+            on.model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=ends)
+    return time.perf_counter() - began
+
+
+def roofline(on: Policy, rows: int) -> dict[str, float]:
+    """Seconds in which a step's products alone are done, as fast as either library does them, and bytes a second."""
+    causal = causal_lm(on.model)
+    weights = [
+        m.weight for m in causal.modules() if type(m) is torch.nn.Linear and m.weight.shape[0] > 16 < m.weight.shape[1]
+    ]
+    inputs = {w.shape[1]: torch.randn(rows, w.shape[1]) for w in weights}
+    best = float("inf")
+    with torch.inference_mode():
+        for product in (linear, torch.nn.functional.linear):
+            for _ in range(RUNS):
+                began = time.perf_counter()
+                for w in weights:
+                    product(inputs[w.shape[1]], w)
+                best = min(best, time.perf_counter() - began)
+    return {"seconds": best, "bytes_per_second": sum(w.nbytes for w in weights) / best}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="where the result goes")
+    out = parser.parse_args().json
+    on = policy()
+    prompts = [group.prompt_ids for group in groups("svamp", 8)]
+    result: dict[str, Any] = {"ratios": {}, "machine": machine(), "torch": torch.__version__, "runs": {}}
+    for name, case in CASES.items():
+        tokens, seconds = sum(case.lengths()), {"tessera": [], "generate": []}
+        for run in range(RUNS + 1):  # the first warms up
+            adopt(on.model)
+            own = ours(on, case, prompts)
+            release(on.model)  # transformers as it is
+            other = theirs(on, case, prompts)
+            if run:
+                seconds["tessera"].append(own)
+                seconds["generate"].append(other)
+            print(f"{name}: {tokens / own:.0f} tokens/s, generate {tokens / other:.0f}", flush=True)
+        medians = {side: statistics.median(times) for side, times in seconds.items()}
+        result["ratios"][name] = round(medians["generate"] / medians["tessera"], 2)
+        result["runs"][name] = {**case._asdict(), "tokens": tokens, "seconds": seconds}
+    adopt(on.model)
+    floor = roofline(on, CASES["long"].rows)
+    step = statistics.median(result["runs"]["long"]["seconds"]["tessera"]) / CASES["long"].longest
+    result["roofline_share"] = round(floor["seconds"] / step, 3)
+    result["roofline"] = floor
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: result[name] for name in ("ratios", "roofline_share")}))
+
+
+if __name__ == "__main__":
+    main()
