@@ -108,6 +108,8 @@ def test_diagnostics_are_written_and_change_nothing(tmp_path: Path) -> None:
         (rl({"name": "gspo", "selection": "random_fraction"}), {}, "sums over every token of a completion"),
         (rl(rollouts={"overlong_buffer": 7}), {}, "rollouts.overlong_buffer = 7 must not be above max_new_tokens = 6"),
         (rl(rollouts={"overlong_penalty": 0.5}), {}, "would do nothing without it"),
+        (rl(rollouts={"top_p": 0.9}), {}, "top_p cuts the distribution that is sampled from"),
+        (rl(rollouts={"allow_truncated": True}), {}, "would do nothing without"),
     ],
 )
 def test_what_would_mislead_is_refused_before_anything_is_written(

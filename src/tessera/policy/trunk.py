@@ -32,9 +32,11 @@ class View(Protocol):
     and values [B,g,T,d] in a layer, by its number. A Forest is one."""
 
     @property
-    def position(self) -> Tensor: ...
+    def position(self) -> Tensor:
+        """Where each token stands in its row, from 0."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor: ...
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+        """What the queries see [B,h,T,d]; h is a multiple of g."""
 
 
 def packs(causal: Any) -> bool:

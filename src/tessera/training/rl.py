@@ -43,8 +43,9 @@ class RLRunner:
         needs_reference = "ref_logp" in algorithm.needs
         self.reference = Reference(run.policy.model, settings.reference) if needs_reference else None
         self.best: dict[str, Tensor] | None = None
-        # Where sampler and trainer should have the same log-probs; dropout sets them apart on purpose.
-        self._alike = settings.score_temperature in ("sampling", settings.temperature) and not run.has_dropout
+        # Where sampler and trainer should have the same log-probs; dropout and truncation set them apart on purpose.
+        alike = settings.score_temperature in ("sampling", settings.temperature) and not run.has_dropout
+        self._alike = alike and not settings.rollouts.allow_truncated
         self._sync_seconds = 0.0
         score_at = settings.temperature if settings.score_temperature == "sampling" else settings.score_temperature
         self.learner = Learner(
@@ -132,7 +133,7 @@ class RLRunner:
         sampling = Sampling(
             max_new_tokens=left,
             temperature=self.settings.temperature,
-            keep_trunk=self.settings.rollouts.keep_trunk,
+            **self.settings.rollouts.model_dump(include={"keep_trunk", "stop", "top_k", "top_p", "min_p"}),
         )
         groups = self.run.collector.collect(starts, self.settings.group_size, sampling, self.run.seed_of(*names))
         shaping = self.settings.rollouts

@@ -63,12 +63,33 @@ class RolloutSettings(Settings):
 
     With `keep_trunk` the frozen layers' output is kept while completions are sampled by the trainer's own model, so
     that an update need not compute it again: hidden size x bytes for every token of a step.
+
+    A completion also ends with one of the texts of `stop`. `top_k`, `top_p` and `min_p` leave out unlikely tokens; the
+    objective's log-probs are those of the whole distribution, so ratios would compare unlike things: refused unless
+    `allow_truncated` is set, and then sampler and trainer are not compared.
     """
 
     max_rounds: int = Field(1, gt=0)
     overlong_buffer: int | None = Field(None, gt=0)
     overlong_penalty: float = Field(1.0, gt=0)
     keep_trunk: bool = True
+    stop: tuple[str, ...] = ()
+    top_k: int | None = Field(None, gt=0)
+    top_p: float | None = Field(None, gt=0, lt=1)
+    min_p: float | None = Field(None, gt=0, le=1)
+    allow_truncated: bool = False
+
+    @model_validator(mode="after")
+    def _truncation_by_name(self) -> RolloutSettings:
+        cut = [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) is not None]
+        if cut and not self.allow_truncated:
+            raise ValueError(
+                f"{cut[0]} cuts the distribution that is sampled from, and the objective's log-probs are of the whole "
+                "one: leave it out, or set allow_truncated: true"
+            )
+        if self.allow_truncated and not cut:
+            raise ValueError("allow_truncated goes with top_k, top_p or min_p, and would do nothing without")
+        return self
 
     @model_validator(mode="after")
     def _penalty_has_its_buffer(self) -> RolloutSettings:
