@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,26 @@ def test_what_leads_nowhere_is_one_line(tmp_path: Path) -> None:
         parts_of("aritmetic", tmp_path)
     with pytest.raises(UserError, match=r"no folder .*none: the files of suite arithmetic are looked for there"):
         parts_of("arithmetic", tmp_path / "none")
+
+
+def test_competition_mathematics_is_asked_as_in_the_papers() -> None:
+    sets = ["aime24", "amc", "math500", "minerva", "olympiadbench"]
+    asked = {name: SUITES[name].parts for name in ("math_001", "math_002", "math_003")}
+    assert [[part.name for part in parts] for parts in asked.values()] == [sets] * 3
+    assert [part.samples for part in asked["math_002"]] == [16, 16, 1, 1, 1]
+    assert [part.temperature for part in asked["math_002"]] == [0.6, 0.6, 0, 0, 0]
+    assert {(part.samples, part.temperature) for name in ("math_001", "math_003") for part in asked[name]} == {(1, 0)}
+
+
+def test_a_reference_to_another_part_of_the_question_does_not_count(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify")
+    (tmp_path / "minerva").mkdir()
+    row = {"id": "m", "problem": "It is 5. What is twice that?", "answer": "10", "answer_alt": ["5"]}
+    (tmp_path / "minerva" / "test.jsonl").write_text(json.dumps(row) + "\n")
+    (part,), skipped = parts_of("math_003", tmp_path)
+    assert skipped[1] == f"amc: no file {tmp_path}/amc/test.jsonl, nor amc/test.jsonl.gz there"
+    task, (problem,) = load_split(part.task, part.split)
+    assert [task.reward(problem, f"\\boxed{{{n}}}") for n in (10, 5)] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -1,10 +1,14 @@
 import json
+from os import devnull
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tessera.tasks.base import Reward
+from tessera.tasks.data import Row
+from tessera.tasks.mathematics import Mathematics
+from tessera.tasks.options import read_options
 from tessera.tasks.registry import grade, load_task
 from tessera.tasks.validate import validate_task
 
@@ -50,6 +54,23 @@ ROOTS = {"id": "t", "problem": "Roots?", "answer": "1,3,5", "unit": None, "multi
 )
 def test_one_row_and_one_completion(row: dict[str, Any], completion: str, right: bool) -> None:
     assert grade("math", row, completion) == Reward(float(right), {}, right)
+
+
+def test_answers_that_differ_in_spelling_alone_are_told_as_one() -> None:
+    loaded: Any = read_options(Mathematics, {"train": devnull}, "task math")
+    problem = loaded.problem_of(Row("here", POINT))
+    texts = (
+        "\\boxed{1} no, $\\boxed{\\dfrac{1}{2}}$",
+        "\\boxed{0.5}",
+        "\\boxed{ \\frac24 }",
+        "\\boxed{x+1}",
+        "\\boxed{10,\\!080}",
+        "\\boxed{}",
+        "it is 5",
+        "\\boxed{5",
+    )
+    read = [loaded.answer_of(problem, text) for text in texts]
+    assert read == ["1/2", "1/2", "1/2", "x+1", "10080", None, None, None]
 
 
 def test_further_references_can_be_left_out() -> None:

@@ -14,6 +14,8 @@ from tessera.core.errors import UserError, unknown
 from tessera.evaluation.attempts import Part
 
 SAMPLED = 0.6  # the temperature of avg@k and pass@k
+LONGEST = 4096  # tokens of a solution in competition mathematics
+COMPETITIONS = ("aime24", "amc", "math500", "minerva", "olympiadbench")
 JUST_TEST = {"train_size": 1, "validation_size": 0}  # the test split is drawn first
 
 
@@ -67,6 +69,25 @@ def _greedy(name: str, task: Mapping[str, Any], max_new_tokens: int, by: str | N
     return Part(name=name, task=dict(task), max_new_tokens=max_new_tokens, by=by)
 
 
+def _competitions(asked: Mapping[str, Any], samples: Mapping[str, int] | None = None) -> tuple[Part, ...]:
+    """The five sets of competition mathematics, all `asked` in the same words; one greedy attempt without `samples`.
+
+    Only the reference in `answer` counts: further ones often answer another part of the question, whose answer
+    stands in the prompt.
+    """
+    attempts = dict.fromkeys(COMPETITIONS, 1) | dict(samples or {})
+    return tuple(
+        Part(
+            name=name,
+            task={"name": "math", "test": f"{name}/test.jsonl", "alternatives": False, **asked},
+            max_new_tokens=LONGEST,
+            samples=count,
+            temperature=SAMPLED if count > 1 else 0.0,
+        )
+        for name, count in attempts.items()
+    )
+
+
 SUITES: dict[str, Suite] = {
     "arithmetic": Suite(
         "SVAMP and the multiplication of two numbers of three digits, pass@1 (the test sets of 2504.20834)",
@@ -92,5 +113,17 @@ SUITES: dict[str, Suite] = {
     "countdown": Suite(
         "Countdown with three or four numbers, pass@1",
         (_greedy("countdown", {"name": "countdown", "test": "countdown/test.jsonl"}, 512),),
+    ),
+    "math_001": Suite(
+        "AIME24, AMC, MATH-500, Minerva and OlympiadBench in a chat, pass@1 (the test sets of 2510.00194)",
+        _competitions({"wording": "boxed", "prompt": {"style": "chat"}}),
+    ),
+    "math_002": Suite(
+        "AIME24 and AMC with 16 attempts a question, MATH-500, Minerva and OlympiadBench pass@1 (those of 2511.00066)",
+        _competitions({"wording": "boxed"}, {"aime24": 16, "amc": 16}),
+    ),
+    "math_003": Suite(
+        "AIME24, AMC, MATH-500, Minerva and OlympiadBench with thoughts in tags, pass@1 (those of 2605.11538)",
+        _competitions({"wording": "think"}),
     ),
 }

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from tessera.core.types import Problem
 from tessera.tasks.data import Row
+from tessera.tasks.maths.final import last_box
+from tessera.tasks.maths.normal import normal
+from tessera.tasks.maths.plain import value as plain_value
 from tessera.tasks.prompts import PromptFormat
 from tessera.tasks.rewards import Weights
 from tessera.tasks.rows import RowFormat
@@ -52,6 +55,12 @@ class Mathematics(WordedTask):
     def row_format(self) -> RowFormat:
         """Columns `id`, `problem`, `answer`, and further references."""
         return MathRows("problem", "answer", "id", self.prompt, self.grader, alternatives=self.alternatives)
+
+    def answer_of(self, problem: Problem, text: str) -> str | None:
+        """What the last box of `text` holds, in one spelling, a plain number in lowest terms; None without a box."""
+        answer = normal(last_box(text) or "")
+        number = plain_value(answer)
+        return (answer or None) if number is None else str(number)
 
     def corrupted(self, problem: Problem) -> str:
         """The reference with its first digit one up, or with one added where it has no digit."""
