@@ -19,6 +19,7 @@ from tessera.pieces import KINDS, make, names
 from tessera.policy.adapters import LoraSettings
 from tessera.policy.load import ModelConfig
 from tessera.recipe import Recipe, check_recipe
+from tessera.tasks.mixture import Part
 from tessera.tasks.prompts import PromptFormat
 from tessera.tasks.registry import TASKS
 from tessera.tasks.sources import Source
@@ -69,6 +70,7 @@ SECTIONS: Mapping[str, Any] = {
     "model": defaults(ModelConfig),
     "model.lora": defaults(LoraSettings),
     "task.source": defaults(Source),
+    "task.parts": defaults(Part),
     "task.prompt": defaults(PromptFormat),
     "stages": defaults(settings.RLStage, of=COMMON),
     "stages: sft": defaults(settings.SFTStage, but=COMMON),
@@ -78,6 +80,7 @@ SECTIONS: Mapping[str, Any] = {
     "stages.replay": defaults(settings.ReplaySettings),
     "stages.rollouts": defaults(settings.RolloutSettings),
     "stages.plateau": defaults(settings.PlateauSettings),
+    "stages.rollouts.curriculum": defaults(settings.CurriculumSettings),
     "stages.sentinels": defaults(settings.SentinelSettings),
     "evaluation": defaults(settings.EvaluationSettings),
     "run": defaults(settings.RunSettings),

@@ -329,9 +329,10 @@ def _validate_tasks(name: str | None, options: list[str]) -> None:
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:
     table = Table("accuracy", "", "95 % interval", "n", box=None)
-    for label, found in summary["accuracy"].items():
-        low, high = found["ci"]
-        table.add_row(label, f"{found['value']:.1%}", f"{low:.1%} to {high:.1%}", str(found["n"]))
+    for label, whole in summary["accuracy"].items():
+        for name, found in {label: whole, **{f"  {part}": own for part, own in whole.get("parts", {}).items()}}.items():
+            low, high = found["ci"]
+            table.add_row(name, f"{found['value']:.1%}", f"{low:.1%} to {high:.1%}", str(found["n"]))
     if summary["accuracy"]:
         _show(table)
     gain = summary["gain"]

@@ -22,6 +22,7 @@ from tessera.tasks.data import locate
 from tessera.tasks.registry import load_task
 from tessera.training import sft
 from tessera.training.context import Observer, RunContext
+from tessera.training.curriculum import make_sampler
 from tessera.training.pipeline import Pipeline
 from tessera.training.settings import RLStage, SFTStage
 
@@ -67,6 +68,9 @@ def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
             )
         if isinstance(stage, RLStage) and algorithm is not None:
             _check_used(stage, algorithm, recipe)
+            make_sampler(
+                loaded.train, 0, loaded.part_weights, stage.rollouts.curriculum, stage.steps
+            )  # a curriculum fits the data
     stages = tuple(_located(stage, folder) for stage in recipe.stages)
     return Prepared(recipe, loaded, stages, algorithms, tuple(_learns(loaded, stage) for stage in stages))
 

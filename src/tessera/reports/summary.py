@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -65,7 +66,8 @@ def mean(numbers: Sequence[float]) -> float | None:
 def accuracies(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     """`{label: {value, ci, n}}` of the labelled evaluations in the order of their steps, the last of a label counting.
 
-    They are those on the test split, or on the validation split in a run that has no other.
+    Those of a mixture have `parts` beside. They are those on the test split, or on the validation split in a run that
+    has no other.
     """
     scored = [row for row in of_kind(rows, "eval") if row.get("accuracy/value") is not None]
     evaluations = [row for row in scored if row.get("label")]
@@ -77,8 +79,23 @@ def accuracies(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
             "value": row["accuracy/value"],
             "ci": [row.get("accuracy/ci_low"), row.get("accuracy/ci_high")],
             "n": row.get("accuracy/n"),
+            **_parts(row),
         }
     return found
+
+
+def _parts(row: Row) -> dict[str, Any]:
+    """`{parts: {name: {value, ci, n}}}` of an evaluation of a mixture; nothing of another."""
+    names = [key.split("/")[1] for key in row if re.fullmatch("part/[^/]+/accuracy", key)]
+    parts = {
+        name: {
+            "value": row[f"part/{name}/accuracy"],
+            "ci": [row[f"part/{name}/ci_low"], row[f"part/{name}/ci_high"]],
+            "n": row[f"part/{name}/n"],
+        }
+        for name in names
+    }
+    return {"parts": parts} if parts else {}
 
 
 def _gain(accuracy: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

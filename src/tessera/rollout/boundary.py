@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tessera.core.types import Problem
-from tessera.tasks.base import Task, grade_text
+from tessera.tasks.base import Task, grade_text, owner
 
 
 class Grade(NamedTuple):
@@ -39,6 +39,7 @@ class Answer(NamedTuple):
 
 def read_answer(task: Task, problem: Problem, text: str) -> Answer | None:
     """What `text` answers to `problem`; None where the task has no `answer_of`."""
+    task, problem = owner(task, problem)
     if not callable(answer_of := getattr(task, "answer_of", None)):
         return None
     try:

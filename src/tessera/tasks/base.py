@@ -49,8 +49,9 @@ class Task(Protocol):
     more than the answer (default: the reward is at least `full_marks`); `full_marks: float`, what a perfect text earns
     (default 1.0); `answer_of(problem, text) -> str | None`, the answer read out of a text, equal where two texts answer
     the same (an evaluation's majority vote needs it); `problem_of(row) -> Problem`, which lets `tessera.grade` take a
-    row. And for `tessera tasks --validate`: `gold(problem) -> str`, a continuation that earns full marks (default: the
-    answer as text), and `corrupted(problem) -> str`, a wrong one of the same form (default: the answer changed).
+    row; of a mixture, `part_weights` and `owner_of` (see tessera.tasks.mixture). And for `tessera tasks --validate`:
+    `gold(problem) -> str`, a continuation that earns full marks (default: the answer as text), and
+    `corrupted(problem) -> str`, a wrong one of the same form (default: the answer changed).
     """
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -62,20 +63,10 @@ class Task(Protocol):
         ...
 
 
-class BuiltinTask(BaseModel):
+class RegisteredTask(BaseModel):
     """Base of the tasks a recipe names: the options are the fields of a strict, frozen model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prompt: PromptFormat = VERBATIM
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _over_the_defaults(cls, prompt: Any) -> Any:
-        """A recipe that sets one key of `prompt` keeps the task's defaults for the others."""
-        if not isinstance(prompt, Mapping):
-            return prompt
-        return {**cls.model_fields["prompt"].get_default().model_dump(), **prompt}
 
     @abstractmethod
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -90,11 +81,33 @@ class BuiltinTask(BaseModel):
         """The problem that a row of data asks; a row that does not fit is a UserError that says where."""
 
 
+class BuiltinTask(RegisteredTask):
+    """A registered task that words its own questions."""
+
+    prompt: PromptFormat = VERBATIM
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _over_the_defaults(cls, prompt: Any) -> Any:
+        """A recipe that sets one key of `prompt` keeps the task's defaults for the others."""
+        if not isinstance(prompt, Mapping):
+            return prompt
+        return {**cls.model_fields["prompt"].get_default().model_dump(), **prompt}
+
+
+def owner(task: Task, problem: Problem) -> tuple[Task, Problem]:
+    """Who grades `problem`, and how it calls it: the part of a mixture that it comes from, else the task itself."""
+    owner_of = getattr(task, "owner_of", None)
+    found: tuple[Task, Problem] = owner_of(problem) if callable(owner_of) else (task, problem)
+    return found
+
+
 def grade_text(task: Task, problem: Problem, text: str) -> Reward:
     """Grade `text`, the assistant's whole turn, as an answer to `problem`.
 
     Raises what the task raises, and UserError for a reward that is not a finite number.
     """
+    task, problem = owner(task, problem)
     earned = task.reward(problem, text)
     if isinstance(earned, Reward):
         return Reward(*read_reward({**earned.components, "reward": earned.value}), earned.correct)
@@ -160,6 +173,12 @@ class LoadedTask:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+    @property
+    def part_weights(self) -> Mapping[str, float]:
+        """How often each part of a mixture is drawn, by name; empty for a task that has no parts."""
+        found: Mapping[str, float] = getattr(self.task, "part_weights", {})
+        return found
 
 
 def read_split(name: str, task: Task, split: Split) -> tuple[Problem, ...]:

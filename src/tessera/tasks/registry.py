@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tessera.core.errors import UserError, unknown
 from tessera.core.types import Problem
 from tessera.tasks.arithmetic import Arithmetic
-from tessera.tasks.base import BuiltinTask, LoadedTask, Reward, Split, Task, grade_text, read_split
+from tessera.tasks.base import LoadedTask, RegisteredTask, Reward, Split, Task, grade_text, read_split
 from tessera.tasks.countdown import Countdown
 from tessera.tasks.data import Row
 from tessera.tasks.files import FileTask
@@ -18,19 +18,21 @@ from tessera.tasks.gsm8k import Gsm8k
 from tessera.tasks.jsonl import Jsonl
 from tessera.tasks.knights_knaves import KnightsKnaves
 from tessera.tasks.mathematics import Mathematics
+from tessera.tasks.mixture import Mixture
 from tessera.tasks.multiplication import Multiplication
 from tessera.tasks.options import read_options
 from tessera.tasks.reasoning_gym import PREFIX, ReasoningGym
 from tessera.tasks.svamp import Svamp
 from tessera.tasks.user_task import load_user_task
 
-TASKS: dict[str, type[BuiltinTask]] = {
+TASKS: dict[str, type[RegisteredTask]] = {
     "arithmetic": Arithmetic,
     "countdown": Countdown,
     "gsm8k": Gsm8k,
     "jsonl": Jsonl,
     "knights_knaves": KnightsKnaves,
     "math": Mathematics,
+    "mixture": Mixture,
     "multiplication": Multiplication,
     "reasoning_gym": ReasoningGym,
     "svamp": Svamp,
@@ -136,7 +138,7 @@ def list_tasks() -> list[TaskInfo]:
     return [_info(name, task) for name, task in sorted(TASKS.items())]
 
 
-def _info(name: str, task: type[BuiltinTask]) -> TaskInfo:
+def _info(name: str, task: type[RegisteredTask]) -> TaskInfo:
     options = tuple(
         TaskOption(
             field.alias or key,

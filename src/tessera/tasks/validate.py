@@ -10,7 +10,7 @@ from typing import Any
 
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
-from tessera.tasks.base import SPLITS, LoadedTask, Task, full_marks, grade_text
+from tessera.tasks.base import SPLITS, LoadedTask, Task, full_marks, grade_text, owner
 from tessera.tasks.grading import integer_text
 
 SECONDS_LIMIT = 5.0
@@ -91,6 +91,7 @@ def validate_task(
 
 def gold_text(task: Task, problem: Problem) -> str | None:
     """A continuation that should earn full marks: `task.gold(problem)`, else the answer as text, None without one."""
+    task, problem = owner(task, problem)
     if callable(gold := getattr(task, "gold", None)):
         return None if (text := gold(problem)) is None else str(text)
     return None if problem.answer is None else str(problem.answer)
@@ -98,6 +99,7 @@ def gold_text(task: Task, problem: Problem) -> str | None:
 
 def corrupted_text(task: Task, problem: Problem) -> str | None:
     """A wrong continuation of the same form: `task.corrupted(problem)`, else the answer changed, None without one."""
+    task, problem = owner(task, problem)
     if callable(corrupted := getattr(task, "corrupted", None)):
         return None if (text := corrupted(problem)) is None else str(text)
     return None if problem.answer is None else _changed(problem.answer)
@@ -156,7 +158,7 @@ def _unanswered(name: str) -> Check:
 def _fault(task: Task, problem: Problem, continuation: str, full: bool) -> str | None:
     """What is wrong with the score of one text, if anything."""
     joint = "\n" if problem.prefill and not problem.prefill[-1].isspace() else ""
-    marks = full_marks(task)
+    marks = full_marks(owner(task, problem)[0])
     try:
         earned = grade_text(task, problem, problem.prefill + joint + continuation)
     except GRADER_ERRORS as error:

@@ -6,7 +6,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +15,14 @@ import torch
 
 from tessera.core.seeding import derive
 from tessera.core.types import Group, Problem
+from tessera.evaluation.estimators import wilson_interval
 from tessera.evaluation.evaluate import Evaluation, evaluate
 from tessera.policy.load import Policy
 from tessera.reports.run import RunFolder
 from tessera.rollout.collect import Collector
 from tessera.rollout.engine import Engine
 from tessera.tasks.base import LoadedTask
+from tessera.tasks.mixture import part_of
 from tessera.training.interrupt import Interrupt
 from tessera.training.settings import EvaluationSettings, RunSettings
 from tessera.training.state import RunState
@@ -187,9 +189,22 @@ class RunContext:
                 "accuracy/n": len(problems),
                 "truncation_rate": found.truncation_rate,
                 "completion_length/mean": found.mean_length,
+                **_by_part(problems, found.correct, self.task.part_weights),
             },
         )
         return found
+
+
+def _by_part(problems: Sequence[Problem], correct: Sequence[bool], parts: Iterable[str]) -> dict[str, float]:
+    """Accuracy on the problems of each part of a mixture, with its interval; no keys where none was asked."""
+    row: dict[str, float] = {}
+    for part in parts:
+        own = [solved for problem, solved in zip(problems, correct, strict=True) if part_of(problem) == part]
+        if own:
+            low, high = wilson_interval(sum(own), len(own))
+            found = {"accuracy": sum(own) / len(own), "ci_low": low, "ci_high": high, "n": len(own)}
+            row.update({f"part/{part}/{name}": value for name, value in found.items()})
+    return row
 
 
 def peak_memory() -> int:

@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from tessera.core.types import Group
+from tessera.tasks.mixture import part_of
 from tessera.training.context import peak_memory
+from tessera.training.curriculum import difficulty
+from tessera.training.settings import CurriculumSettings
 from tessera.training.step import Update
 
 Row = dict[str, float | None]
+
+PART_KEYS = {"reward": "reward/mean", "accuracy": "accuracy"}
 
 
 def of_rewards(groups: Sequence[Group], success: float | None) -> Row:
@@ -33,6 +38,25 @@ def of_rewards(groups: Sequence[Group], success: float | None) -> Row:
         "groups/zero_spread": sum(len(set(group.rewards)) < 2 for group in groups),
         "rollouts/failed": len(rollouts) - len(rewards),
     }
+
+
+def of_parts(groups: Sequence[Group], success: float | None, parts: Iterable[str]) -> Row:
+    """What the step's rollouts earned in each part of a mixture; nothing but their number where a part had none."""
+    row: Row = {}
+    for part in parts:
+        own = [group for group in groups if part_of(group.problem) == part]
+        told = of_rewards(own, success) if own else {}
+        row[f"part/{part}/groups"] = len(own)
+        row.update({f"part/{part}/{name}": told[key] for name, key in PART_KEYS.items() if told})
+    return row
+
+
+def of_difficulty(groups: Sequence[Group], curriculum: CurriculumSettings | None) -> Row:
+    """How hard the step's own problems were, where the stage has a curriculum."""
+    if curriculum is None:
+        return {}
+    known = [difficulty(group.problem, curriculum) for group in groups]
+    return {"difficulty/mean": _mean(known), "difficulty/min": min(known), "difficulty/max": max(known)}
 
 
 def of_tokens(groups: Sequence[Group], replayed: Sequence[Group], updates: Sequence[Update]) -> Row:

@@ -20,10 +20,10 @@ from tessera.rollout.replay import Outcome, ReplayBuffer
 from tessera.rollout.shaping import overlong
 from tessera.training import metrics
 from tessera.training.context import RunContext
+from tessera.training.curriculum import make_sampler
 from tessera.training.diagnostics import diagnose
 from tessera.training.optimizer import Optimizer
 from tessera.training.planned import Planned
-from tessera.training.sampler import ProblemSampler
 from tessera.training.sentinels import Sentinels
 from tessera.training.settings import RLStage
 from tessera.training.step import Learner, Update
@@ -36,7 +36,8 @@ class RLRunner:
         self.run = run
         self.settings = settings
         self.problems: dict[str, Problem] = {p.id: p for p in run.task.train}
-        self.sampler = ProblemSampler(len(run.task.train), run.stage_seed("problems"))
+        task, seed = run.task, run.stage_seed("problems")
+        self.sampler = make_sampler(task.train, seed, task.part_weights, settings.rollouts.curriculum, settings.steps)
         self.replay = ReplayBuffer(settings.replay.capacity, run.evaluation.success)
         self.sentinels = Sentinels(settings.sentinels)
         self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
@@ -119,7 +120,8 @@ class RLRunner:
         groups: list[Group] = []
         trained: list[Group] = []
         for n in range(rounds):
-            problems = [self.run.task.train[i] for i in self.sampler.take(wanted - len(trained))]
+            drawn = self.sampler.take(wanted - len(trained), self.run.state.stage_step)
+            problems = [self.run.task.train[i] for i in drawn]
             fresh = self._collect([Start(problem) for problem in problems], "rollout", *([n] if n else []))
             groups += fresh
             trained += [group for group in fresh if rounds == 1 or len(set(group.rewards)) > 1]
@@ -199,6 +201,8 @@ class RLRunner:
         times = {**self.run.collector.take_times(), "sync": self._sync_seconds}
         row = {
             **metrics.of_rewards(groups, self.run.evaluation.success),
+            **metrics.of_parts(groups, self.run.evaluation.success, list(self.run.task.part_weights)),
+            **metrics.of_difficulty(groups, self.settings.rollouts.curriculum),
             **metrics.of_tokens(groups, replayed, updates),
             **metrics.of_updates(updates),
             "replay/success": sum(outcome == "success" for outcome, _ in replays),

@@ -53,8 +53,35 @@ class PlateauSettings(Settings):
     rise: float = Field(0.01, ge=0)
 
 
+class CurriculumSettings(Settings):
+    """In which order problems are met, by the number in the column `by` of the data (greater is harder).
+
+    `easiest_first` and `hardest_first` go through every problem in that order each epoch; `uniform` draws every
+    difficulty as often as every other, or every one of `bins` of equal width; `growing` draws from the problems of at
+    most a bound, which rises from `start` to `end` in `steps` steps.
+    """
+
+    by: str
+    order: Literal["easiest_first", "hardest_first", "uniform", "growing"] = "easiest_first"
+    bins: int | None = Field(None, gt=1)
+    start: float | None = None
+    end: float | None = None
+    steps: int | None = Field(None, gt=0)
+    missing: float | None = None
+
+    @model_validator(mode="after")
+    def _keys_have_their_order(self) -> CurriculumSettings:
+        of = {"bins": "uniform", "start": "growing", "end": "growing", "steps": "growing"}
+        for key, order in of.items():
+            if getattr(self, key) is not None and self.order != order:
+                raise ValueError(f"{key} goes with order: {order}, and would do nothing in {self.order}")
+        return self
+
+
 class RolloutSettings(Settings):
-    """What is done with rollouts before they are trained on (arXiv:2503.14476).
+    """Which problems are asked, and what is done with rollouts before they are trained on (arXiv:2503.14476).
+
+    A `curriculum` orders the problems by difficulty; without, every epoch meets them in a fresh random order.
 
     With `max_rounds` above 1, groups whose rewards are all equal are replaced by fresh problems (dynamic sampling, Eq.
     11): at most so many times a step are rollouts sampled, and the step trains on the groups that it has. The last
@@ -69,6 +96,7 @@ class RolloutSettings(Settings):
     `allow_truncated` is set, and then sampler and trainer are not compared.
     """
 
+    curriculum: CurriculumSettings | None = None
     max_rounds: int = Field(1, gt=0)
     overlong_buffer: int | None = Field(None, gt=0)
     overlong_penalty: float = Field(1.0, gt=0)

@@ -23,8 +23,9 @@ from tessera.tasks.sources import read_file
 from tessera.tasks.validate import gold_text
 from tessera.training.batching import micro_batches
 from tessera.training.context import RunContext
+from tessera.training.curriculum import make_sampler
 from tessera.training.optimizer import Optimizer
-from tessera.training.sampler import ProblemSampler
+from tessera.training.sampler import ProblemSampler, Sampler
 from tessera.training.settings import SFTStage
 
 
@@ -37,7 +38,12 @@ class SFTRunner:
         compute = settings.compute
         check_saving(run.policy.model, recompute=compute.gradient_checkpointing, offload=compute.offload_activations)
         self.rows = rows(run.collector, run.task, settings)
-        self.sampler = ProblemSampler(len(self.rows), run.stage_seed("problems"))
+        seed, from_task = run.stage_seed("problems"), settings.data is None
+        self.sampler: Sampler = (
+            make_sampler(run.task.train, seed, run.task.part_weights)
+            if from_task
+            else ProblemSampler(range(len(self.rows)), seed)
+        )
         self.best: dict[str, Tensor] | None = None
         self.reference: Reference | None = None
         self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
