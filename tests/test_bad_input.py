@@ -94,6 +94,8 @@ def refused(project: Path, *arguments: str) -> str:
         (["compare", "recipe.yaml", "data"], "recipe.yaml is no folder of an evaluation: it has no settings.json"),
         (["tasks", "svmap"], "unknown task 'svmap' (did you mean 'svamp'?)"),
         (["tasks", "svamp", "train=x"], "options (train=x) go with --validate"),
+        (["tasks", "svamp", "--validate", "--data", "x"], "--data goes with --validate and without a task's name"),
+        (["tasks", "--validate", "--data", "none"], "none holds no NAME/*.jsonl"),
         (["tasks", "jsonl", "reward=exact_match", "--validate"], "task jsonl needs the option 'train'"),
     ],
 )

@@ -196,10 +196,16 @@ def tasks(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="With --validate: the task's options.")
     ] = None,
     validate: Annotated[bool, typer.Option("--validate", help="Check the rewards of the task (or of all).")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="With --validate and no name: also every row of the files NAME/*.jsonl in it.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="With --data: the first so many rows of each file.")] = None,
 ) -> None:
     """List the tasks and their options, or check that a task's reward grades what it should."""
+    if (data is not None and (name is not None or not validate)) or (rows is not None and data is None):
+        raise UserError("--data goes with --validate and without a task's name, --rows with --data")
     if validate:
-        _validate_tasks(name, options or [])
+        _validate_tasks(name, options or [], data, rows)
     elif options:
         raise UserError(f"options ({', '.join(options)}) go with --validate")
     else:
@@ -310,10 +316,14 @@ def _list_tasks(name: str | None) -> None:
                 _say(f"    {option.name} = {default}  {option.description}")
 
 
-def _validate_tasks(name: str | None, options: list[str]) -> None:
+def _validate_tasks(name: str | None, options: list[str], data: Path | None, rows: int | None) -> None:
     from tessera.recipe import apply_overrides
+    from tessera.tasks.files import FileTask
     from tessera.tasks.registry import TASKS, load_task
     from tessera.tasks.validate import validate_task
+    from tessera.tasks.validate_data import validate_data
+
+    files = () if data is None else validate_data(data, rows)  # what is wrong with the folder is said first
 
     needy = {n for n, task in TASKS.items() if any(field.is_required() for field in task.model_fields.values())}
     sound = True
@@ -322,7 +332,11 @@ def _validate_tasks(name: str | None, options: list[str]) -> None:
         sound = sound and found.ok
         _say(f"{task}\n{found}")
     for task in sorted(needy) if name is None else ():
-        _say(f"{task}\n-     needs options: tessera tasks {task} KEY=VALUE --validate")
+        needed = "data" if issubclass(TASKS[task], FileTask) else "options"
+        _say(f"{task}\n-     needs {needed}: tessera tasks {task} KEY=VALUE --validate")
+    for report in files:
+        sound = sound and report.ok
+        _say(str(report))
     if not sound:
         raise typer.Exit(1)
 

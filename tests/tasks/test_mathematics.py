@@ -103,6 +103,26 @@ def test_golds_and_wrong_answers(tmp_path: Path) -> None:
     assert validate_task(loaded, size=100_000).ok
 
 
+def test_a_wrong_answer_is_none_of_the_references() -> None:
+    task: Any = read_options(Mathematics, {"train": devnull}, "task math")
+    rows = [
+        {**POINT, "answer": "1", "answer_alt": ["2", "3.0"]},  # up to 4, which none of them is
+        {**POINT, "answer": "2", "answer_alt": [str(n) for n in range(10)]},
+        {**POINT, "answer": "9", "answer_alt": []},
+    ]
+    wrong = [task.answer_of(None, task.corrupted(task.problem_of(Row("here", row)))) for row in rows]
+    assert wrong == ["4", "10", "10"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "inside"),
+    [(r"$\boxed{a=170}$", "a=170"), (r"n=\boxed {1,3}", "1,3"), (r"\boxed{1", r"\boxed{1"), ("5", "5"), (5, "5")],
+)
+def test_a_box_of_the_reference_is_taken_off(answer: object, inside: str) -> None:
+    task: Any = read_options(Mathematics, {"train": devnull}, "task math")
+    assert task.problem_of(Row("here", {**POINT, "answer": answer})).answer == inside
+
+
 @pytest.mark.parametrize("file", ["math500", "aime24", "minerva", "olympiadbench"])
 def test_rows_of_the_public_sets(file: str) -> None:
     path = DATA / file / "test.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -18,7 +19,7 @@ from tessera.tasks.rewards import Weights
 from tessera.tasks.rows import RowFormat
 from tessera.tasks.worded import WORDINGS, WordedTask
 
-_DIGIT = re.compile("[0-9]")
+_DIGIT = re.compile(r"(?<!_)(?<!_\{)[0-9]")  # that of an index names something, and is no value
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,17 @@ class MathRows(RowFormat):
 
     def gold(self, row: Row) -> Any:
         """The reference, or the list of all that count, each once."""
-        answer = row.column(self.answer_column)
+        answer = _unboxed(row.column(self.answer_column))
         others = row.values.get("answer_alt") if self.alternatives else None
         unit = row.values.get("unit")
         with_unit = [f"{answer} {unit}"] if unit else []
         known = [answer, *(others if isinstance(others, list | tuple) else []), *with_unit]
         return answer if len(known) == 1 else list(dict.fromkeys(known))
+
+
+def _unboxed(answer: Any) -> Any:
+    """What the box of a reference holds, where the data has one in it; a completion puts one around its answer."""
+    return last_box(answer) or answer if isinstance(answer, str) else answer
 
 
 class Mathematics(WordedTask):
@@ -58,13 +64,26 @@ class Mathematics(WordedTask):
 
     def answer_of(self, problem: Problem, text: str) -> str | None:
         """What the last box of `text` holds, in one spelling, a plain number in lowest terms; None without a box."""
-        answer = normal(last_box(text) or "")
-        number = plain_value(answer)
-        return (answer or None) if number is None else str(number)
+        return _plainest(last_box(text) or "") or None
 
     def corrupted(self, problem: Problem) -> str:
-        """The reference with its first digit one up, or with one added where it has no digit."""
+        """The reference with its first digit raised, or with one added where it has no digit.
+
+        The digit goes up until the answer is spelled as none of the references; of several the next may be one.
+        """
         answer = self.reference(problem)
         digit = _DIGIT.search(answer)
-        wrong = _DIGIT.sub(str((int(digit[0]) + 1) % 10), answer, count=1) if digit else f"{answer} + 1"
+        if digit is None:
+            return self.laid_out(problem, "So:", f"{answer} + 1")
+        raised = (_DIGIT.sub(str(int(digit[0]) + step), answer, count=1) for step in count(1))
+        golds = problem.answer if isinstance(problem.answer, tuple) else (answer,)
+        known = {_plainest(text) or text for text in golds}
+        wrong = next(text for text in raised if (_plainest(text) or text) not in known)
         return self.laid_out(problem, "So:", wrong)
+
+
+def _plainest(answer: str) -> str:
+    """`answer` in one spelling, a plain number in lowest terms."""
+    spelled = normal(answer)
+    number = plain_value(spelled)
+    return spelled if number is None else str(number)

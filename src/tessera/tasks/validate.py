@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.core.errors import UserError
@@ -116,22 +116,38 @@ def _sample(problems: Sequence[Problem], count: int, seed: int) -> list[Problem]
     return random.Random(seed).sample(problems, min(count, len(problems)))
 
 
+def row_checks(task: Task, problem: Problem, seconds: float = SECONDS_LIMIT) -> list[Check]:
+    """Gold, wrong, empty and doubled answers to one problem."""
+    return list(_answer_checks(task, [problem], seconds))
+
+
+def hostile_checks(
+    task: Task, problem: Problem, seconds: float = SECONDS_LIMIT, size: int = HOSTILE_SIZE
+) -> Iterator[Check]:
+    """Hostile texts as answers to one problem, each growing to `size` characters."""
+    for name, make in HOSTILE.items():
+        sizes = (size // shrunk for shrunk in (10_000, 1_000, 100, 10, 1))
+        texts = ((problem, make(n)) for n in sizes)
+        yield _check(f"{name} ({size:,} characters) does not", task, texts, False, seconds)
+
+
 def _check_split(split: str, task: Task, problems: list[Problem], seconds: float, size: int) -> Iterator[Check]:
     if not problems:
         yield Check(split, None, "no problems")
         return
+    for check in (*_answer_checks(task, problems, seconds), *hostile_checks(task, problems[0], seconds, size)):
+        yield replace(check, name=f"{split}: {check.name}")
 
+
+def _answer_checks(task: Task, problems: list[Problem], seconds: float) -> Iterator[Check]:
     def check(what: str, cases: Iterable[tuple[Problem, str | None]], full: bool = False) -> Check:
-        return _check(f"{split}: {what}", task, cases, full, seconds)
+        return _check(what, task, cases, full, seconds)
 
     wrong = [(problem, corrupted_text(task, problem)) for problem in problems]
     yield check("gold answers earn full marks", ((p, gold_text(task, p)) for p in problems), full=True)
     yield check("corrupted answers do not", wrong)
     yield check("an empty text does not", ((p, "") for p in problems))
     yield check("<answer> twice does not", ((p, f"<answer>{w or ''}</answer>" * 2) for p, w in wrong))
-    for name, make in HOSTILE.items():
-        sizes = (size // shrunk for shrunk in (10_000, 1_000, 100, 10, 1))
-        yield check(f"{name} ({size:,} characters) does not", ((problems[0], make(n)) for n in sizes))
 
 
 def _check(name: str, task: Task, cases: Iterable[tuple[Problem, str | None]], full: bool, seconds: float) -> Check:

@@ -61,3 +61,19 @@ def test_proportional(gold: tuple[str, str], answer: tuple[str, str], expected: 
 def test_what_cannot_be_read_is_none() -> None:
     assert expression(r"\frac{1}{") is None
     assert expression("") is None
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "equal"),
+    [
+        ("6:00", "7:00", False),  # a ratio with nothing below
+        ("1 + 2004!", "2 + 2004!", False),  # equal to 5000 digits
+        ("1 + 2004!", "2004! + 1", True),
+        (r"2 \binom{5}{2}", "20", True),  # twice 10, no mixed number 2 + 10
+        (r"2 \binom{5}{2}", "12", False),
+        (r"2 \binom{100}{50} + 1", r"3 \binom{100}{50} + 1", False),
+        (r"149-\frac{99}{200}\binom{200}{99}", r"249-\frac{99}{200}\binom{200}{99}", False),
+    ],
+)
+def test_exact_numbers_are_compared_exactly(gold: str, answer: str, equal: bool) -> None:
+    assert same_value(gold, answer) is equal

@@ -46,6 +46,8 @@ def same_value(gold: str, answer: str) -> bool:
     left, right = expression(gold), expression(answer)
     if left is None or right is None:
         return False
+    if left.has(sympy.zoo, sympy.nan) or right.has(sympy.zoo, sympy.nan):  # no value: 6:00, read as a ratio
+        return False
     if left == right:
         return True
     if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
@@ -107,6 +109,7 @@ def _prepared(latex: str) -> str:
     text = re.sub(r"([a-zA-Z])\s*(?:\^\s*\{?\s*\\prime\s*\}?|')", r"\1_{prime}", text)
     text = re.sub(r"(?<![a-zA-Z\\])([Ee])_\{?(\w+)\}?", r"z_{\1\2}", text)  # no power of e
     text = re.sub(r"_(\w)(?=\\)", r"_{\1}", text)
+    text = re.sub(r"(?<=\d)\s*(?=\\binom)", r" \\cdot ", text)  # twice it, no mixed number
     return re.sub(r"_\{?\\text\{([a-zA-Z ]+)\}\}?", r"_{\1}", text).replace(r"_{prime} (", "_{prime}(")
 
 
@@ -114,6 +117,8 @@ def _same_expression(left: Any, right: Any) -> bool:
     try:
         if left.free_symbols != right.free_symbols and not _cancels(left, right):
             return False
+        if (difference := (left - right).doit()).is_Rational:  # exactly, whatever the size: 1 + 2004! is not 2 + 2004!
+            return bool(difference == 0)
         agreed = 0
         for point in _points(left, right):
             a, b = _number(left, point), _number(right, point)
