@@ -133,8 +133,8 @@ def plot(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     axes[0, 1].set_ylabel("peak memory above the model, MiB")
     for name, label in (("vocabulary", "8 x 96 tokens"), ("vocabulary, 384 tokens", "8 x 384 tokens")):
         rows = found[name]
-        axes[1, 0].plot([r["vocabulary"] for r in rows], [r["bytes"] / MIB for r in rows], "o-", label=label)
-    axes[1, 0].set_xlabel("vocabulary")
+        axes[1, 0].plot([r["vocabulary"] / 1000 for r in rows], [r["bytes"] / MIB for r in rows], "o-", label=label)
+    axes[1, 0].set_xlabel("vocabulary, thousands")
     axes[1, 0].set_ylabel("peak memory above the model, MiB")
     axes[1, 0].legend(frameon=False)
     for name, label in (("trained", "trained layers"), ("frozen", "frozen layers")):
