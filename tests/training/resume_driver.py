@@ -33,7 +33,7 @@ import tessera.launch
 import tessera.progress  # noqa: F401  (imported here, so that no child has to)
 from tessera import cli
 from tessera.policy.load import ModelConfig, load_policy
-from tessera.rollout import hf
+from tessera.policy.slots import Slots
 from tessera.training import checkpoint
 from tessera.training.optimizer import Optimizer
 
@@ -73,7 +73,7 @@ def watch_saving(save: Callable[..., None]) -> Callable[..., None]:
 
 
 def install() -> None:
-    hf.extend = watched("token", hf.extend)
+    Slots.grow = watched("token", Slots.grow)
     Optimizer.update = watched("update", Optimizer.update)
     checkpoint._sync = watched("sync", checkpoint._sync)
     torch.save = watch_saving(torch.save)
