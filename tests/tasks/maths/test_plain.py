@@ -29,6 +29,9 @@ from tessera.tasks.maths.plain import significant_digits, value, without_thousan
         ("9" * 61, None),
         (r"1 \cdot 10^{9999}", None),
         ("٤", None),
+        (r"0.1\overline{6}", Fraction(1, 6)),  # 1/10 + 6/90 = 15/90
+        (r"-2.\overline{27}", Fraction(-25, 11)),  # 2 + 27/99
+        (r"\overline{3}", None),
     ],
 )
 def test_value(text: str, expected: Fraction | None) -> None:

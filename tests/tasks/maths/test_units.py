@@ -17,6 +17,12 @@ from tessera.tasks.maths.units import Measured, split_unit
         ("20 miles", "20", "mile"),
         (r"\frac{600}{7} km/h", r"\frac{600}{7}", "kilometer / hour"),
         (r"70\%", "70", "%"),
+        ("27 apples", "27", "apple"),
+        (r"\frac{1}{2} red apples", r"\frac{1}{2}", "red apple"),
+        ("3 cos x", "3 cos x", ""),
+        ("5 or 6", "5 or 6", ""),
+        ("5 not six", "5 not six", ""),
+        ("3 xy", "3 xy", ""),  # a product
         (r"5 \text{million}", r"5 \cdot 10^6", ""),
         (r"5 \text{or } 6", r"5 \text{or } 6", ""),
         (r"5 \text{is wrong}", r"5 \text{is wrong}", ""),

@@ -37,6 +37,7 @@ def _rules(*pairs: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
 
 _LAYOUT = _rules(
     (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?|\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])", ""),
+    (r"(\\\\)\s*\[[\d.]+\s*(?:pt|ex|em|mm|cm)\]", r"\1 "),  # space between the rows of a matrix
     (r"(?<!\\)\\[()\[\]]", " "),
     (r"(?<=\d)(?:,\\!|\{,\}(?:\\!)?|\\[!,])(?=\d{3}(?!\d))", ""),  # 10,\!080 is a number
     (
@@ -47,8 +48,10 @@ _LAYOUT = _rules(
     (r"\\(?:mbox|hbox|textbf|textit|textrm|textnormal|textsf|texttt|mathop)\s*\{", r"\\text{"),
     (r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathcal|ensuremath)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
     (r"\\(?:mathrm|operatorname)\*?\s*\{\s*([a-zA-Z])\s*\}", r" \1 "),  # an upright i, e or d
+    (r"\\(?:mathrm|operatorname)\*?\s*\{\s*((?:arc)?(?:sin|cos|tan)|cot|sec|csc|exp|log|ln|gcd)\s*\}", r"\\\1 "),
     (r"\\(?:mathrm|rm|operatorname)\*?\s*\{", r"\\text{"),
     (r"\\text\s*\{\s*((?:[^{}]*[^{}\s])?)\s*\}", r"\\text{\1}"),
+    (r"\\text\{([+-]?\d[\d.,]*)\}", r"\1"),
     (r"\\text\{(?:,?\s*(?:and|or)|,)\s*\}", ","),
     (r"\\text\{(?:percent|per cent|%|\\%)\}|(?<!\\)%|(?<=\d)\s*(?:percent|per cent)\b", r"\\%"),
     (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degrees?(?![a-zA-Z])", r"\\text{degree}"),
@@ -84,12 +87,14 @@ _CODE = _rules(
     (r"\\exp\s*\(([^()]*)\)", r"e^{\1}"),
     (r"\\(a?r?c?sin|a?r?c?cos|a?r?c?tan)\s*\{([^{}]*)\}", r"\\\1(\2)"),
     (r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d+)(?!\w)", r"\1 \\cdot 10^{\2}"),
-    (r"(\d)\.(?!\d)(?=\s*[/)}+\-]|\s*\\)", r"\1"),
+    (r"(\d)\.(?!\d)(?=\s*[/)}+\-]|\s*\\(?!overline|bar))", r"\1"),
 )
 # A macro's argument without braces is one digit or letter: \frac12, \sqrt2.
 _BRACES = _rules(
     (r"\\frac\s*(\d|[a-zA-Z](?![a-zA-Z]))", r"\\frac{\1}"),
+    (r"\\frac\s*(\\[a-zA-Z]+)", r"\\frac{\1}"),
     (r"(\\frac\{(?:[^{}]|\{[^{}]*\})*\})\s*(\d|[a-zA-Z])", r"\1{\2}"),
+    (r"√\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+|[a-zA-Z]))", r"\\sqrt{\1\2\3}"),
     (r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))", r"\\sqrt{\1}"),
     (r"\\binom\s*(\d)\s*(\d)", r"\\binom{\1}{\2}"),
     (r"([\^_])\s*\{\s*(\d|[a-zA-Z])\s*\}", r"\1\2"),

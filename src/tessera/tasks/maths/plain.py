@@ -1,4 +1,4 @@
-"""Plain numbers, exactly: integers, decimals, fractions of integers, mixed numbers, powers of ten."""
+"""Plain numbers, exactly: integers, decimals, fractions of integers, mixed numbers, powers of ten, periods."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _RATIO = re.compile(rf"([+-]?)\s*(?:\\frac\s*\{{{_WHOLE}\}}\s*\{{{_WHOLE}\}}|(\d
 _MIXED = re.compile(
     r"([+-]?)\s*(\d{1,60})\s*(?:\\frac\s*\{\s*(\d{1,60})\s*\}\s*\{\s*(\d{1,60})\s*\}|\s(\d{1,60})/(\d{1,60}))"
 )
+_REPEATING = re.compile(r"([+-]?)\s*(\d{0,30})\.(\d{0,30})\s*\\(?:overline|bar)\s*\{?\s*(\d{1,30})\s*\}?")
 _THOUSANDS = re.compile(r"([+-]?\s*[1-9]\d{0,2})((?:,\d{3}){1,20})(\.\d{1,60})?")
 
 
@@ -34,9 +35,16 @@ def value(text: str) -> Fraction | None:
         if below == 0:
             return None
         number = whole + Fraction(above, below)
+    elif match := _REPEATING.fullmatch(text):
+        number = _repeating(match[2] or "0", match[3], match[4])
     else:
         return None
     return -number if match[1] == "-" else number
+
+
+def _repeating(whole: str, once: str, period: str) -> Fraction:
+    """0.1666... is 1/10 + 6/90: a period counts in nines, from the place where it begins."""
+    return Fraction(f"{whole}.{once or '0'}") + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(once))
 
 
 def without_thousands(text: str) -> str | None:

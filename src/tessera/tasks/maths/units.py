@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from tessera.tasks.maths.plain import value
+
 _ALIASES = {
     "cm": "centimeter", "mm": "millimeter", "km": "kilometer", "m": "meter", "kg": "kilogram", "g": "gram",
     "metre": "meter", "centimetre": "centimeter", "kilometre": "kilometer", "hr": "hour", "h": "hour", "min": "minute",
@@ -24,6 +26,8 @@ _TEXT = rf"\s*\\text\{{(?:[a-zA-Z][a-zA-Z /.\-]*)\}}{_POWERED}"
 _UNIT = re.compile(
     rf"(?P<rest>.*?[\d}})!a-z])(?:(?P<all>(?:{_TEXT})+)\s*[CFK]?|\s*(?P<bare>{_BARE})(?P<barepower>{_POWERED}))"
 )
+_COUNTED = re.compile(r"(.*?[\d}])\s+([a-z]{3,}(?: [a-z]{3,}){0,2})")
+_FUNCTIONS = frozenset("sin cos tan cot sec csc log exp det gcd lcm min max sqrt".split())
 _SENSELESS = {
     "not",
     "or",
@@ -61,7 +65,7 @@ def split_unit(text: str) -> Measured:
         return Measured(dollars[1] + split_unit(dollars[2]).number, "dollar")
     match = _UNIT.fullmatch(text)
     if match is None:
-        return Measured(text, "")
+        return _counted(text)
     written = re.sub(r"\\text\{|[{}^]", " ", (match["all"] or "") + (match["bare"] or "") + (match["barepower"] or ""))
     words = [_singular(word) for word in re.findall(r"[a-z]+|-?\d|/", written.lower())]
     if len(words) > 6 or _SENSELESS & set(words):
@@ -74,6 +78,14 @@ def split_unit(text: str) -> Measured:
     elif words[:1] == ["cubic"]:
         words = [*words[1:], "3"]
     return Measured(number, " ".join(words))
+
+
+def _counted(text: str) -> Measured:
+    """`27 apples`: words after a plain number say what was counted, unless they belong to mathematics."""
+    match = _COUNTED.fullmatch(text)
+    if match is None or value(match[1]) is None or (_SENSELESS | _FUNCTIONS) & set(match[2].split()):
+        return Measured(text, "")
+    return Measured(match[1], " ".join(map(_singular, match[2].split())))
 
 
 def _singular(word: str) -> str:
