@@ -108,6 +108,7 @@ def _prepared(latex: str) -> str:
     text = re.sub(r"\\(g|G)amma(?!\s*\()(?![a-zA-Z])", r"\1_{gamma}", text)
     text = re.sub(r"([a-zA-Z])\s*(?:\^\s*\{?\s*\\prime\s*\}?|')", r"\1_{prime}", text)
     text = re.sub(r"(?<![a-zA-Z\\])([Ee])_\{?(\w+)\}?", r"z_{\1\2}", text)  # no power of e
+    text = re.sub(r"_\{?\s*\\(odot|oplus|max|min|infty)(?![a-zA-Z])\s*\}?", r"_{\1}", text)
     text = re.sub(r"_(\w)(?=\\)", r"_{\1}", text)
     text = re.sub(r"(?<=\d)\s*(?=\\binom)", r" \\cdot ", text)  # twice it, no mixed number
     return re.sub(r"_\{?\\text\{([a-zA-Z ]+)\}\}?", r"_{\1}", text).replace(r"_{prime} (", "_{prime}(")

@@ -27,7 +27,7 @@ _UNIT = re.compile(
     rf"(?P<rest>.*?[\d}})!a-z])(?:(?P<all>(?:{_TEXT})+)\s*[CFK]?|\s*(?P<bare>{_BARE})(?P<barepower>{_POWERED}))"
 )
 _COUNTED = re.compile(r"(.*?[\d}])\s+([a-z]{3,}(?: [a-z]{3,}){0,2})")
-_FUNCTIONS = frozenset("sin cos tan cot sec csc log exp det gcd lcm min max sqrt".split())
+_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "det", "gcd", "lcm", "min", "max", "sqrt"}
 _SENSELESS = {
     "not",
     "or",
