@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -318,22 +319,22 @@ def _list_tasks(name: str | None) -> None:
 
 def _validate_tasks(name: str | None, options: list[str], data: Path | None, rows: int | None) -> None:
     from tessera.recipe import apply_overrides
-    from tessera.tasks.files import FileTask
+    from tessera.tasks.examples import example, missing
     from tessera.tasks.registry import TASKS, load_task
     from tessera.tasks.validate import validate_task
     from tessera.tasks.validate_data import validate_data
 
     files = () if data is None else validate_data(data, rows)  # what is wrong with the folder is said first
-
-    needy = {n for n, task in TASKS.items() if any(field.is_required() for field in task.model_fields.values())}
     sound = True
-    for task in sorted(set(TASKS) - needy) if name is None else [name]:
-        found = validate_task(load_task(apply_overrides({"name": task}, options)))
-        sound = sound and found.ok
-        _say(f"{task}\n{found}")
-    for task in sorted(needy) if name is None else ():
-        needed = "data" if issubclass(TASKS[task], FileTask) else "options"
-        _say(f"{task}\n-     needs {needed}: tessera tasks {task} KEY=VALUE --validate")
+    with TemporaryDirectory() as folder:
+        made = [example(task, Path(folder)) for task in sorted(TASKS)] if name is None else [{"name": name}]
+        for spec in made:
+            if name is None and (package := missing(spec["name"])):
+                _say(f"{spec['name']}\n-     needs the package {package}")
+                continue
+            found = validate_task(load_task(apply_overrides(spec, options)))
+            sound = sound and found.ok
+            _say(f"{spec['name']}\n{found}")
     for report in files:
         sound = sound and report.ok
         _say(str(report))
