@@ -59,10 +59,10 @@ def ours(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
     requests = [Request(prompts[i // case.size], i) for i in range(len(lengths))]
     finish = refill.Refill._finish
 
-    def planned(self: Any, token_B: torch.Tensor) -> list[int]:
+    def planned(self: Any) -> list[int]:
         of_slot = {id(row.ids): lengths[row.index] for row in self.live}
         self.stops.reason = lambda ids, logps, limit: "length" if len(ids) == of_slot[id(ids)] else None
-        return finish(self, token_B)
+        return finish(self)
 
     refill.Refill._finish = planned  # type: ignore[method-assign]
     try:

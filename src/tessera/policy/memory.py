@@ -119,9 +119,9 @@ def _cache(model: nn.Module, work: Workload) -> Part:
 
 
 def _sampling_logits(model: nn.Module, work: Workload) -> Part:
-    # float32 logits and log-softmax; the probabilities and their cumulative sum in float64
-    size = 6 * FLOAT32 * work.rollout_rows * _shape(model).vocabulary
-    return Part("logits (sampling)", size, "24 bytes x rows x vocabulary")
+    # logits, probabilities, and these once more while they are summed by spans, in float32
+    size = 3 * FLOAT32 * work.rollout_rows * _shape(model).vocabulary
+    return Part("logits (sampling)", size, "12 bytes x rows x vocabulary")
 
 
 def _activations(model: nn.Module, work: Workload) -> Part:

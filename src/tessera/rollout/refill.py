@@ -64,7 +64,7 @@ class Refill:
         hidden_BH = self._admit()
         while self.live:
             token_B = self._draw(hidden_BH)
-            going = self._finish(token_B)
+            going = self._finish()
             parts = [self._grow(token_B[going])] if going else []
             hidden_BH = torch.cat([*parts, self._admit()])
         return [self.done[i] for i in range(len(self.requests))]
@@ -119,7 +119,7 @@ class Refill:
             row.logps.append(logp)
         return drawn.token_B
 
-    def _finish(self, token_B: Tensor) -> list[int]:
+    def _finish(self) -> list[int]:
         """End rows that are done, and close the gaps; which places of the batch the rows that go on were drawn in."""
         going = list(range(len(self.live)))
         for slot in reversed(range(len(self.live))):
