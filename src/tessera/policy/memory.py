@@ -119,9 +119,9 @@ def _cache(model: nn.Module, work: Workload) -> Part:
 
 
 def _sampling_logits(model: nn.Module, work: Workload) -> Part:
-    # logits, probabilities, and these once more while they are summed by spans, in float32
-    size = 3 * FLOAT32 * work.rollout_rows * _shape(model).vocabulary
-    return Part("logits (sampling)", size, "12 bytes x rows x vocabulary")
+    # logits, probabilities and these cut into spans in float32; the last in float64 too while they are summed
+    size = 5 * FLOAT32 * work.rollout_rows * _shape(model).vocabulary
+    return Part("logits (sampling)", size, "20 bytes x rows x vocabulary")
 
 
 def _activations(model: nn.Module, work: Workload) -> Part:
