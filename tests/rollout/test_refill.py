@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.core.types import Completion
 from tessera.policy.load import Policy
 from tessera.policy.prefix import backbone, causal_lm
 from tessera.policy.slots import read
@@ -69,7 +70,7 @@ def test_a_row_that_fails_leaves_its_siblings_as_they_were(policy: Policy, monke
     def broken(self: module.Refill, token_B: torch.Tensor) -> torch.Tensor:
         hidden_BH = grow(self, token_B).clone()
         for slot, row in enumerate(self.live):
-            if row.index == victim and len(row.ids) == 3:
+            if row.request.key == victim and len(row.ids) == 3:
                 hidden_BH[slot] = float("nan")
                 self.slots.values[1][slot] = float("nan")
         return hidden_BH
@@ -81,3 +82,45 @@ def test_a_row_that_fails_leaves_its_siblings_as_they_were(policy: Policy, monke
     assert len(found[victim].logprobs) == 3
     for i, (one, other) in enumerate(zip(found, whole, strict=True)):
         assert i == victim or (one.ids, one.logprobs) == (other.ids, pytest.approx(other.logprobs, abs=1e-9))
+
+
+class Trickle:
+    """Requests that become ready one by one: another when one is done, or while the engine waits."""
+
+    def __init__(self, requests: list[Request], length: int) -> None:
+        self.size, self.length = len(requests), length
+        self.later = list(requests)
+        self.ready = [self.later.pop(0)]
+        self.done: dict[int, Completion] = {}
+        self.waits = 0
+
+    def take(self, most: int, wait: bool) -> list[Request]:
+        self.waits += wait
+        if wait and not self.ready and self.later:
+            self.ready.append(self.later.pop(0))
+        taken, self.ready = self.ready[:most], self.ready[most:]
+        return taken
+
+    def put(self, request: Request, completion: Completion) -> None:
+        self.done[request.key] = completion
+        if self.later and request.key % 2:
+            self.ready.append(self.later.pop(0))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["refill", "padded"])
+def test_requests_that_come_one_by_one_are_answered_like_those_known_at_once(
+    policy: Policy, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tessera.rollout.hf.packs", lambda model: known)
+    limits = [12, 3, 12, 1, 12, 5, 12]
+    wanted = [Request(PROMPTS[i % 4], i, key=i, max_new_tokens=limit) for i, limit in enumerate(limits)]
+    feed = Trickle(wanted, max(map(len, PROMPTS)) + 12)
+    HFEngine(policy, 3).serve(feed, Sampling(max_new_tokens=12))
+    whole = HFEngine(policy).generate(
+        [request._replace(max_new_tokens=None) for request in wanted], Sampling(max_new_tokens=12)
+    )
+    assert feed.waits > 1 and sorted(feed.done) == list(range(7))
+    for i, limit in enumerate(limits):
+        assert feed.done[i].ids == whole[i].ids[:limit]
+        assert feed.done[i].logprobs == pytest.approx(whole[i].logprobs[:limit], abs=1e-9)
+    assert {feed.done[i].finish_reason for i in (1, 3)} <= {"stop", "length"}

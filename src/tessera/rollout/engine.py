@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple, Protocol
 
@@ -37,10 +38,55 @@ class Sampling(BaseModel):
 
 
 class Request(NamedTuple):
-    """One row to sample: its prompt ids, and the seed of its own random stream."""
+    """One row to sample: its prompt ids, the seed of its own random stream, and what a feed knows it by.
+
+    `max_new_tokens` is a limit of its own, at most the sampling's.
+    """
 
     prompt_ids: tuple[int, ...]
     seed: int
+    key: int = 0
+    max_new_tokens: int | None = None
+
+
+class Feed(Protocol):
+    """Where an engine takes requests from as they come, and puts completions as they end.
+
+    There are at most `size` requests at once, and prompt and completion of one are at most `length` tokens.
+    """
+
+    size: int
+    length: int
+
+    def take(self, most: int, wait: bool) -> list[Request]:
+        """At most `most` requests that are ready, equal prompts side by side. With `wait` there is at least one, or
+        there will be none; without, the call returns at once."""
+
+    def put(self, request: Request, completion: Completion) -> None:
+        """The completion of a request that was taken."""
+
+
+class Listed:
+    """A feed of requests that are all known, by length of their prompts."""
+
+    def __init__(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        self.size = len(requests)
+        self.length = max(len(request.prompt_ids) for request in requests) + sampling.max_new_tokens
+        by_prompt = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids))
+        self._waiting = deque(requests[i]._replace(key=i) for i in by_prompt)
+        self._done: dict[int, Completion] = {}
+
+    def take(self, most: int, wait: bool) -> list[Request]:
+        """See Feed."""
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def put(self, request: Request, completion: Completion) -> None:
+        """See Feed."""
+        self._done[request.key] = completion
+
+    def completions(self) -> list[Completion]:
+        """One a request, in the order of the requests."""
+        return [self._done[i] for i in range(self.size)]
 
 
 class Engine(Protocol):
@@ -49,6 +95,9 @@ class Engine(Protocol):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion a request, in order. Log-probs are those of the distribution sampled from."""
+
+    def serve(self, feed: Feed, sampling: Sampling) -> None:
+        """Sample what `feed` asks for, as it asks, until it has no more."""
 
     def sync(self) -> None:
         """Make the engine sample from the trainer's current weights."""

@@ -11,7 +11,7 @@ from tessera.core.types import Completion
 from tessera.policy.load import Policy
 from tessera.policy.prefix import causal_lm
 from tessera.policy.trunk import packs
-from tessera.rollout.engine import Request, Sampling
+from tessera.rollout.engine import Feed, Listed, Request, Sampling
 from tessera.rollout.padded import Padded
 from tessera.rollout.refill import Refill
 
@@ -31,19 +31,15 @@ class HFEngine:
         return self.policy.fingerprint()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """See Engine. The model is in eval mode while it samples.
+        """See Engine.
 
         A row whose values are not finite ends in an error of its own; where all do, RunStopped says so.
         """
         if not requests:
             return []
-        training = self.policy.model.training
-        self.policy.model.eval()
-        try:
-            with torch.inference_mode():
-                done = self._sampled(requests, sampling)
-        finally:
-            self.policy.model.train(training)
+        feed = Listed(requests, sampling)
+        self.serve(feed, sampling)
+        done = feed.completions()
         if all(completion.finish_reason == "error" for completion in done):
             raise RunStopped(
                 "the model computes values that are not finite while sampling: try model.dtype float32 or bfloat16, "
@@ -51,12 +47,20 @@ class HFEngine:
             )
         return done
 
-    def _sampled(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        if packs(causal_lm(self.policy.model)):
-            return Refill(self.policy, requests, sampling, self.max_rows).run()
-        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids))
-        done: dict[int, Completion] = {}
-        for start in range(0, len(order), self.max_rows):
-            rows = order[start : start + self.max_rows]
-            done.update(zip(rows, Padded(self.policy, [requests[i] for i in rows], sampling).run(), strict=True))
-        return [done[i] for i in range(len(requests))]
+    def serve(self, feed: Feed, sampling: Sampling) -> None:
+        """See Engine. The model is in eval mode while it samples."""
+        training = self.policy.model.training
+        self.policy.model.eval()
+        try:
+            with torch.inference_mode():
+                if packs(causal_lm(self.policy.model)):
+                    Refill(self.policy, feed, sampling, self.max_rows).run()
+                else:
+                    self._in_batches(feed, sampling)
+        finally:
+            self.policy.model.train(training)
+
+    def _in_batches(self, feed: Feed, sampling: Sampling) -> None:
+        while requests := feed.take(self.max_rows, wait=True):
+            for request, done in zip(requests, Padded(self.policy, requests, sampling).run(), strict=True):
+                feed.put(request, done)

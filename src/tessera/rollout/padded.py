@@ -59,8 +59,11 @@ class Padded:
             if self.reasons[row] is None:
                 self.ids[row].append(token)
                 self.logps[row].append(logp)
-                self.reasons[row] = self.stops.reason(self.ids[row], self.logps[row], self.sampling.max_new_tokens)
+                self.reasons[row] = self.stops.reason(self.ids[row], self.logps[row], self._limit(row))
         return drawn.token_B
+
+    def _limit(self, row: int) -> int:
+        return self.requests[row].max_new_tokens or self.sampling.max_new_tokens
 
     def _completion(self, row: int) -> Completion:
         reason = self.reasons[row]

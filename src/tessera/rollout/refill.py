@@ -6,7 +6,6 @@ token, so what else is in the batch changes nothing but the last bits of the ari
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +22,7 @@ from tessera.policy.load import Policy
 from tessera.policy.prefix import backbone, causal_lm
 from tessera.policy.slots import Read, Slots, read
 from tessera.rollout.draw import draw, marked
-from tessera.rollout.engine import Request, Sampling
+from tessera.rollout.engine import Feed, Request, Sampling
 from tessera.rollout.stops import Stops
 
 READ_TOKENS = 4096  # of prompts computed together
@@ -31,9 +30,9 @@ READ_TOKENS = 4096  # of prompts computed together
 
 @dataclass
 class Live:
-    """A row that is being sampled: which request it answers, what was drawn, and what was kept on the way."""
+    """A row that is being sampled: the request it answers, what was drawn, and what was kept on the way."""
 
-    index: int
+    request: Request
     uniform_T: Tensor | None
     prompt: Read
     ids: list[int] = field(default_factory=list)
@@ -41,33 +40,27 @@ class Live:
 
 
 class Refill:
-    """Answers `requests` with at most `max_rows` rows at a time."""
+    """Answers what `feed` asks for with at most `max_rows` rows at a time."""
 
-    def __init__(self, policy: Policy, requests: Sequence[Request], sampling: Sampling, max_rows: int) -> None:
-        self.policy, self.requests, self.sampling = policy, requests, sampling
+    def __init__(self, policy: Policy, feed: Feed, sampling: Sampling, max_rows: int) -> None:
+        self.policy, self.feed, self.sampling = policy, feed, sampling
         self.causal = causal_lm(policy.model)
         self.stops = Stops(policy, sampling.stop)
-        # Equal prompts side by side: each is let go of when its last row begins.
-        by_prompt = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids))
-        self.waiting = deque(by_prompt)
-        self.size = min(max_rows, len(requests))
-        length = max(len(request.prompt_ids) for request in requests) + sampling.max_new_tokens
-        self.slots = Slots(self.causal, self.size, length)
+        self.size = min(max_rows, feed.size)
+        self.slots = Slots(self.causal, self.size, feed.length)
         self.live: list[Live] = []
         self.prompts: dict[tuple[int, ...], Read] = {}
-        self.done: dict[int, Completion] = {}
         useful = 0 < frozen_layers(self.causal) < len(backbone(self.causal).layers)
         self.below_RTH = self._room() if sampling.keep_trunk and useful else None
 
-    def run(self) -> list[Completion]:
-        """Sample every request to its end, or to the limit of tokens; completions are in the order of the requests."""
+    def run(self) -> None:
+        """Sample every request to its end, or to the limit of tokens."""
         hidden_BH = self._admit()
         while self.live:
             token_B = self._draw(hidden_BH)
             going = self._finish()
             parts = [self._grow(token_B[going])] if going else []
             hidden_BH = torch.cat([*parts, self._admit()])
-        return [self.done[i] for i in range(len(self.requests))]
 
     def _room(self) -> Tensor:
         weight = self.causal.get_input_embeddings().weight
@@ -77,16 +70,17 @@ class Refill:
 
     def _admit(self) -> Tensor:
         """Begin rows in the free slots; the final hidden states of their prompts [N,H]."""
-        fresh = [self.waiting.popleft() for _ in range(min(len(self.waiting), self.size - len(self.live)))]
-        self._read([self.requests[i].prompt_ids for i in fresh])
+        free = self.size - len(self.live)
+        fresh = self.feed.take(free, wait=not self.live) if free else []
+        self._read([request.prompt_ids for request in fresh])
         hidden = []
-        for i in fresh:
-            prompt = self.prompts[self.requests[i].prompt_ids]
+        for request in fresh:
+            prompt = self.prompts[request.prompt_ids]
             self.slots.put(prompt)
-            self.live.append(Live(i, self._uniforms(i), prompt))
+            self.live.append(Live(request, self._uniforms(request), prompt))
             hidden.append(prompt.hidden_H)
-        wanted = self.requests[self.waiting[0]].prompt_ids if self.waiting else None
-        self.prompts = {prompt: known for prompt, known in self.prompts.items() if prompt == wanted}
+        if fresh:  # equal prompts come side by side: the next may be the last one's
+            self.prompts = {fresh[-1].prompt_ids: self.prompts[fresh[-1].prompt_ids]}
         weight = self.causal.get_input_embeddings().weight
         return torch.stack(hidden) if hidden else weight.new_empty(0, weight.shape[1])
 
@@ -103,10 +97,10 @@ class Refill:
         if part:
             self.prompts.update(zip(part, read(self.causal, part), strict=True))
 
-    def _uniforms(self, index: int) -> Tensor | None:
+    def _uniforms(self, request: Request) -> Tensor | None:
         if self.sampling.temperature == 0:
             return None
-        source = generator(self.requests[index].seed, "row")
+        source = generator(request.seed, "row")
         return torch.rand(self.sampling.max_new_tokens, generator=source, dtype=torch.float64)
 
     def _draw(self, hidden_BH: Tensor) -> Tensor:
@@ -124,10 +118,11 @@ class Refill:
         going = list(range(len(self.live)))
         for slot in reversed(range(len(self.live))):
             row = self.live[slot]
-            reason = self.stops.reason(row.ids, row.logps, self.sampling.max_new_tokens)
+            limit = row.request.max_new_tokens or self.sampling.max_new_tokens
+            reason = self.stops.reason(row.ids, row.logps, limit)
             if reason is None:
                 continue
-            self.done[row.index] = self._completion(slot, reason)
+            self.feed.put(row.request, self._completion(slot, reason))
             if reason == "error":
                 self.slots.clear(slot)
             self.slots.drop(slot)
