@@ -69,7 +69,7 @@ def _class(kind: str, parameters: Sequence[nn.Parameter]) -> Any:
     if device != "cuda":
         raise UserError(f"optimizer.kind adamw_8bit needs a CUDA device, and the policy is on {device}: use adamw")
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]
     except ImportError as error:
         raise UserError("optimizer.kind adamw_8bit needs bitsandbytes: pip install bitsandbytes") from error
     return AdamW8bit
