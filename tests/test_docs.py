@@ -23,10 +23,12 @@ from tessera.tasks.mixture import Part
 from tessera.tasks.prompts import PromptFormat
 from tessera.tasks.registry import TASKS
 from tessera.tasks.sources import Source
+from tessera.tracking.settings import MLflowSettings, TensorBoardSettings, TrackioSettings, WandbSettings
 from tessera.training import settings
 
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+TRACKERS = (TensorBoardSettings(), WandbSettings(), TrackioSettings(), MLflowSettings())
 COMMON = {"steps", "optimizer", "compute"}
 
 
@@ -84,6 +86,7 @@ SECTIONS: Mapping[str, Any] = {
     "stages.sentinels": defaults(settings.SentinelSettings),
     "evaluation": defaults(settings.EvaluationSettings),
     "run": defaults(settings.RunSettings),
+    **{f"tracking: {tracker.kind}": defaults(type(tracker), but={"kind"}) for tracker in TRACKERS},
     **{f"task: {name}": defaults(task) for name, task in TASKS.items()},
     **{f"algorithm: {name}": defaults(entry.config) for name, entry in registered().items()},
 }

@@ -51,6 +51,7 @@ def train(
     evaluation: Mapping[str, Any] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
+    tracking: Sequence[str | Mapping[str, Any]] = (),
     run_dir: str | Path = "runs/train",
     seed: int = 0,
     resume: bool = False,
@@ -75,6 +76,7 @@ def train(
         steps: RL steps (default 100); `**stage` sets any other key of an RL stage (`group_size`, `optimizer`, ...).
         stages: full stages instead, as in a recipe; then without `algorithm`, `steps` and `**stage`.
         evaluation, run, chat_template_kwargs: keys of the recipe's sections of these names; `run_dir` is `run.dir`.
+        tracking: trackers that get the numbers too, as in a recipe.
         callbacks: functions of a row of metrics, or Observers.
 
     The run folder, the checks and the errors are those of the command line; with `resume` the run in `run_dir` goes on.
@@ -90,6 +92,7 @@ def train(
         "stages": [dict(s) for s in stages] if stages is not None else one,
         "evaluation": dict(evaluation or {}),
         "chat_template_kwargs": dict(chat_template_kwargs or {}),
+        "tracking": list(tracking),
         "run": {"dir": str(run_dir), **(run or {})},
     }
     recipe = check_recipe(data, "tessera.train(...)")

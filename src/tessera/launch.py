@@ -20,6 +20,8 @@ from tessera.rollout.hf import HFEngine
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.data import locate
 from tessera.tasks.registry import load_task
+from tessera.tracking.observer import tracking
+from tessera.tracking.settings import check_installed
 from tessera.training import sft
 from tessera.training.context import Observer, RunContext
 from tessera.training.curriculum import make_sampler
@@ -59,6 +61,7 @@ class Prepared:
 def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
     """Read the task's data and compose the algorithms; raise UserError for whatever does not fit."""
     folder = _folder(recipe)
+    check_installed(recipe.tracking)
     algorithms = tuple(_algorithm(stage, folder) if isinstance(stage, RLStage) else None for stage in recipe.stages)
     loaded = task or _load_task(recipe, folder)
     for stage, algorithm in zip(recipe.stages, algorithms, strict=True):
@@ -102,7 +105,7 @@ def start(
     collector = Collector(engine, policy, prepared.task.task, recipe.chat_template_kwargs)
     _check_lengths(prepared, collector)
     folder = RunFolder.resume(*opened) if resume else RunFolder.create(*opened, force=force)
-    with folder:
+    with folder, tracking(recipe.tracking, folder, recipe.model_dump(mode="json"), recipe.text()) as trackers:
         run = RunContext(
             policy=policy,
             engine=engine,
@@ -113,10 +116,12 @@ def start(
             evaluation=recipe.evaluation,
             stage_names=[stage.name for stage in prepared.stages],
             seed=recipe.seed,
-            observers=observers,
+            observers=(*observers, trackers),
             max_new_tokens=recipe.max_new_tokens,
         )
         run.message(f"run folder {folder.path}")
+        for line in trackers.lines:
+            run.message(f"tracker {line.tracker.kind}: {line.tracker.place}")
         return Pipeline(run, prepared.stages, prepared.algorithms).train(resume)
 
 

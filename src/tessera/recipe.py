@@ -19,6 +19,7 @@ from tessera.core.types import Problem
 from tessera.policy.load import ModelConfig
 from tessera.tasks.data import locate
 from tessera.tasks.options import read_options
+from tessera.tracking.settings import TrackerSettings, by_name
 from tessera.training.settings import EvaluationSettings, RLStage, RunSettings, Settings, SFTStage
 
 Stage = Annotated[SFTStage | RLStage, Field(discriminator="kind")]
@@ -40,12 +41,18 @@ class Recipe(Settings):
     )
     stages: tuple[Stage, ...] = Field(min_length=1, description="one after another")
     evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: tuple[TrackerSettings, ...] = Field((), description="trackers that get the numbers too")
     run: RunSettings
 
     @field_validator("task", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _trackers_by_name(cls, value: Any) -> Any:
+        return by_name(value)
 
     @model_validator(mode="after")
     def _stage_names_differ(self) -> Recipe:
@@ -69,9 +76,9 @@ class Recipe(Settings):
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def fingerprint(self, problems: Iterable[Problem] = ()) -> str:
-        """A hash of all that decides the outcome: not where data and run are kept, nor the limits that only stop a run.
-        `problems` adds what was read from the data."""
-        exclude: Any = {"data_dir": True, "run": {"dir"}, "stages": {"__all__": {"sentinels"}}}
+        """A hash of all that decides the outcome: not where data and run are kept, nor who is told, nor the limits that
+        only stop a run. `problems` adds what was read from the data."""
+        exclude: Any = {"data_dir": True, "tracking": True, "run": {"dir"}, "stages": {"__all__": {"sentinels"}}}
         content = self.model_dump(mode="json", exclude=exclude)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         for p in problems:

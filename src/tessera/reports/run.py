@@ -21,7 +21,8 @@ from tessera.reports.files import atomic_write, reason, stops_run
 from tessera.reports.lock import FolderLock
 
 ROWS = ("metrics.jsonl", "completions.jsonl", "diagnostics.jsonl")
-CONTENTS = ("recipe.yaml", *ROWS, "checkpoints", "adapter", "summary.json", "report.html")
+TRACKED = ("trackers.json", "tensorboard", "wandb")
+CONTENTS = ("recipe.yaml", *ROWS, "checkpoints", "adapter", "summary.json", "report.html", *TRACKED)
 
 
 class RunFolder:
@@ -121,6 +122,16 @@ class RunFolder:
     def environment(self) -> dict[str, Any]:
         """What the run was started on, and the recipe's `fingerprint`."""
         return self._read_json("environment.json")
+
+    def trackers(self) -> dict[str, str]:
+        """By kind, the ids of the trackers' runs that this run is written to."""
+        return self._read_json("trackers.json") if (self.path / "trackers.json").exists() else {}
+
+    def note_trackers(self, ids: Mapping[str, str]) -> None:
+        """Keep the ids of the trackers' runs."""
+        self._check_writable()
+        with stops_run(self.path / "trackers.json"):
+            atomic_write(self.path / "trackers.json", _json(ids))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a torn last line is left out. Raises UserError for damage before it."""

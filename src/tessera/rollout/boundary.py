@@ -1,12 +1,16 @@
-"""The one place where an exception becomes data: a reward that fails is an error of its rollout, not of the run."""
+"""The one place where an exception becomes data: a reward that fails is an error of its rollout, not of the run, and so
+is what else a run can do without."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
+from tessera.core.errors import TesseraError
 from tessera.core.types import Problem
 from tessera.tasks.base import Task, grade_text, owner
+
+T = TypeVar("T")
 
 
 class Grade(NamedTuple):
@@ -47,6 +51,16 @@ def read_answer(task: Task, problem: Problem, text: str) -> Answer | None:
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
         return Answer(None, _line(error))
     return Answer(None if found is None else str(found))
+
+
+def attempt(call: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What `call` returns, and in a line what it raised instead; errors of Tessera's own pass."""
+    try:
+        return call(), None
+    except TesseraError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a client of another service may raise anything
+        return None, _line(error)
 
 
 def _line(error: Exception) -> str:

@@ -42,6 +42,9 @@ class Observer:
     def message(self, text: str) -> None:
         """Something worth a line: a stage began or ended, and why."""
 
+    def resumed(self, step: int) -> None:
+        """The run goes on after `step`: rows of later steps that were told before are told again."""
+
 
 @dataclass
 class RunContext:
@@ -150,6 +153,11 @@ class RunContext:
         """Tell the observers."""
         for observer in self.observers:
             observer.message(text)
+
+    def resumed(self, step: int) -> None:
+        """Tell the observers after which step the run goes on."""
+        for observer in self.observers:
+            observer.resumed(step)
 
     def progress(self, done: int, total: int) -> None:
         """Tell the observers how far the stage is."""

@@ -80,6 +80,7 @@ class Pipeline:
             self._restore(found)
         elif self.run.folder.position() != {"metrics.jsonl": 0, "completions.jsonl": 0}:
             self.run.folder.rollback(dict.fromkeys(self.run.folder.position(), 0))
+            self.run.resumed(-1)  # before the evaluation at step 0
         state = self.run.state
         if not state.step and "base" not in state.evaluated:
             self.run.test("base")
@@ -156,6 +157,7 @@ class Pipeline:
         self.run.state = RunState.from_json(data)
         self.run.folder.rollback(self.run.state.files)
         set_adapter_state(self.run.policy.model, found.tensors["adapter"])
+        self.run.resumed(self.run.state.step)
         self.run.message(f"going on after step {self.run.state.step}")
 
     def _summary(self, status: str) -> dict[str, Any]:

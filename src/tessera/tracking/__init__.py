@@ -1,0 +1,1 @@
+"""Experiment trackers: what metrics.jsonl holds, sent elsewhere too."""
