@@ -75,7 +75,9 @@ def train(
         algorithm: a registered name (default `s_grpo`), or a mapping of its keys and pieces.
         steps: RL steps (default 100); `**stage` sets any other key of an RL stage (`group_size`, `optimizer`, ...).
         stages: full stages instead, as in a recipe; then without `algorithm`, `steps` and `**stage`.
-        evaluation, run, chat_template_kwargs: keys of the recipe's sections of these names; `run_dir` is `run.dir`.
+        evaluation: keys of the recipe's section of this name.
+        run: likewise; `run_dir` is `run.dir`.
+        chat_template_kwargs: variables that the model's chat template reads.
         tracking: trackers that get the numbers too, as in a recipe.
         callbacks: functions of a row of metrics, or Observers.
 

@@ -242,3 +242,16 @@ def test_the_report_lands_in_the_folder_without_the_lock(make_run) -> None:
     run = make_run()
     assert run.write_report() == run.path / "report.html"
     assert "<h1>demo</h1>" in (run.path / "report.html").read_text()
+
+
+def test_ids_of_trackers_are_kept_and_go_with_the_run(tmp_path: Path) -> None:
+    with start(tmp_path) as run:
+        assert run.trackers() == {}
+        run.note_trackers({"mlflow": "a1"})
+        (tmp_path / "tensorboard").mkdir()
+    with pytest.raises(UserError, match="open for reading"):
+        RunFolder.open(tmp_path).note_trackers({})
+    with RunFolder.resume(tmp_path, RECIPE, "f1") as run:
+        assert run.trackers() == {"mlflow": "a1"}
+    with start(tmp_path, force=True) as run:
+        assert (run.trackers(), (tmp_path / "tensorboard").exists()) == ({}, False)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tessera.core.errors import RunStopped
 from tessera.core.types import Problem
-from tessera.rollout.boundary import Grade, grade
+from tessera.rollout.boundary import Grade, attempt, grade
 from tessera.training.interrupt import Interrupted
 
 PROBLEM = Problem("p", "2+2=", 4)
@@ -69,3 +70,18 @@ def test_what_fails_is_an_error_with_its_text(value: Any, error: str) -> None:
 def test_a_request_to_stop_is_no_failed_reward(error: BaseException) -> None:
     with pytest.raises(type(error)):
         graded(error)
+
+
+def raises(error: BaseException) -> Any:
+    raise error
+
+
+def test_what_a_run_can_do_without_is_attempted() -> None:
+    assert attempt(lambda: 3) == (3, None)
+    assert attempt(lambda: raises(ConnectionError("no\n answer"))) == (None, "ConnectionError: no answer")
+
+
+@pytest.mark.parametrize("error", [RunStopped("full"), Interrupted(), KeyboardInterrupt()])
+def test_an_attempt_hides_neither_tesseras_own_errors_nor_a_stop(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        attempt(lambda: raises(error))

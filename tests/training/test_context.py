@@ -42,6 +42,9 @@ class Notes(Observer):
     def message(self, text: str) -> None:
         self.seen.append(text)
 
+    def resumed(self, step: int) -> None:
+        self.seen.append(("resumed", step))
+
 
 def grade(problem: Problem, text: str) -> float:
     if problem.prompt == "4-1=":
@@ -142,8 +145,9 @@ def test_observers_are_told_and_the_plain_one_does_nothing(folder: RunFolder) ->
     run.state.stage = 1
     run.message("hello")
     run.progress(3, 9)
+    run.resumed(7)
     run.log("rl", {})
-    assert run.observers[0].seen[:2] == ["hello", ("learn", 3, 9)]
+    assert run.observers[0].seen[:3] == ["hello", ("learn", 3, 9), ("resumed", 7)]
 
 
 def test_rollouts_are_on_record_with_what_they_earned(folder: RunFolder) -> None:
