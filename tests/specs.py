@@ -26,6 +26,11 @@ SHARPER = {
     "dapo": [{"selection": {"name": "high_entropy", "scope": "group"}}, {"selection": "complete"}],
     "gspo": [{"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1, "weight": "token_regulated"}],
     "cispo": [{"clip_low": None, "weight": "covariance_kernel"}],
-    "rloo": [{"beta": 0.1, "selection": {"name": "random_fraction", "fraction": 0.5}}],
+    "rloo": [
+        {"beta": 0.1, "selection": {"name": "random_fraction", "fraction": 0.5}},
+        {"importance_correction": {"name": "masked", "low": 0.8, "high": 1.3}},
+    ],
 }
-SPECS = [{"name": name, **extra} for name in registered() for extra in [{}, *SHARPER.get(name, [])]]
+# Whatever the method, another program may have sampled.
+CORRECTED = [{"importance_correction": {"name": "truncated", "cap": 1.2}}]
+SPECS = [{"name": name, **extra} for name in registered() for extra in [{}, *SHARPER.get(name, []), *CORRECTED]]

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from tessera.algorithms import build, registered
 from tessera.core.errors import UserError
-from tessera.pieces import KINDS, make, names
+from tessera.pieces import CORRECTION, KINDS, make, names
 from tessera.policy.adapters import LoraSettings
 from tessera.policy.load import ModelConfig
 from tessera.recipe import Recipe, check_recipe
@@ -102,7 +102,7 @@ def test_the_page_of_recipes_has_no_other_tables() -> None:
     assert set(tables(RECIPES)) == set(SECTIONS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, CORRECTION])
 def test_every_piece_stands_in_the_page_of_recipes(kind: str) -> None:
     pieces = RECIPES.partition("### Pieces")[2]
     row = re.search(rf"^\| `{kind}` \| (.*) \|$", pieces, re.MULTILINE)

@@ -96,6 +96,14 @@ def add_kl(g: Group, beta: float, loss: Terms, slope: Slopes) -> None:
             slope[i, j] += beta * (1 - exp(d))
 
 
+def factor(g: Group, i: int, j: int) -> float:
+    """What the correction for the sampler makes of a token: exp(old - sampler), cut off at `cap`; 1 without one."""
+    if "cap" not in g:
+        return 1.0
+    gap = g["old"][i][j] - g["sampler"][i][j]
+    return 1.0 if gap != gap else min(exp(gap), g["cap"])
+
+
 def ratios(g: Group, i: int) -> list[float]:
     """rho of the policy's tokens of completion i."""
     return [exp(g["logp"][i][j] - g["old"][i][j]) for j in tokens_of(g, i)]
@@ -109,7 +117,8 @@ def clipped(
     for i in rows(g):
         for j, rho in zip(tokens_of(g, i), ratios(g, i), strict=True):
             value, by_ratio = smaller(rho, A[i], c)
-            loss[i, j], slope[i, j] = -weight(i, j) * value, -weight(i, j) * by_ratio * rho
+            w = weight(i, j) * factor(g, i, j)
+            loss[i, j], slope[i, j] = -w * value, -w * by_ratio * rho
     return loss, slope
 
 
@@ -128,7 +137,8 @@ def gspo(g: Group, c: Mapping[str, Any], _: Any) -> tuple[float, list[list[float
         for j in at:
             s = exp(sum(g["logp"][i][k] - g["old"][i][k] for k in at) / len(at))
             value, by_ratio = smaller(s, A[i], c)
-            loss[i, j], slope[i, j] = -value, -by_ratio * s  # T tokens, each with 1 / T of every log-prob
+            w = sum(factor(g, i, k) for k in at) / len(at)  # T tokens, each with 1 / T of every log-prob
+            loss[i, j], slope[i, j] = -factor(g, i, j) * value, -w * by_ratio * s
     add_kl(g, c["beta"], loss, slope)
     return averaged(g, loss, slope, "sequence_mean")
 
@@ -139,8 +149,8 @@ def cispo(g: Group, c: Mapping[str, Any], _: Any) -> tuple[float, list[list[floa
     low, high = bounds(c)
     for i in rows(g):
         for j, rho in zip(tokens_of(g, i), ratios(g, i), strict=True):
-            factor = -min(max(rho, low), high) * A[i]
-            loss[i, j], slope[i, j] = factor * g["logp"][i][j], factor
+            bound = -factor(g, i, j) * min(max(rho, low), high) * A[i]
+            loss[i, j], slope[i, j] = bound * g["logp"][i][j], bound
     add_kl(g, c["beta"], loss, slope)
     return averaged(g, loss, slope, "token_mean")
 
@@ -178,15 +188,15 @@ def grpo_lambda(g: Group, c: Mapping[str, Any], _: Any) -> tuple[float, list[lis
         for j in at:
             slope[i, j] = 0.0
         for t, column in enumerate(at):
-            tr = [trace(c, t, j) for j in range(t + 1)]
+            tr, w = [trace(c, t, j) for j in range(t + 1)], factor(g, i, column)
             if c["update"] == "trace":
                 exponent = sum(tr[j] * (g["logp"][i][at[j]] - g["old"][i][at[j]]) for j in range(t + 1))
                 ratio = exp(min(max(exponent, -20), 20))
                 value, by_ratio = smaller(ratio, credit[t], c)
                 by_exponent = by_ratio * ratio if abs(exponent) <= 20 else 0.0
                 for j in range(t + 1):
-                    slope[i, at[j]] -= by_exponent * tr[j]
-                loss[i, column] = -value
+                    slope[i, at[j]] -= w * by_exponent * tr[j]
+                loss[i, column] = -w * value
                 continue
             rho = exp(g["logp"][i][column] - g["old"][i][column])
             value, by_ratio = smaller(rho, credit[t], c)
@@ -198,10 +208,10 @@ def grpo_lambda(g: Group, c: Mapping[str, Any], _: Any) -> tuple[float, list[lis
             else:
                 f, df = [1 + tanh(v) for v in x], [1 - tanh(v) ** 2 for v in x]
             e = sum(tr[j] * f[j] for j in range(t + 1))
-            loss[i, column] = -e * value
-            slope[i, column] -= e * by_ratio * rho
+            loss[i, column] = -w * e * value
+            slope[i, column] -= w * e * by_ratio * rho
             for j in range(t + 1):
-                slope[i, at[j]] -= tr[j] * df[j] * value
+                slope[i, at[j]] -= w * tr[j] * df[j] * value
     add_kl(g, c["beta"], loss, slope)
     return averaged(g, loss, slope, "sequence_mean")
 
@@ -216,11 +226,12 @@ def tr_grpo(g: Group, c: Mapping[str, Any], weight: list[list[float]]) -> tuple[
                         c["lower"]), c["upper"])  # fmt: skip
             w = {"shaped": w, "equal": 1.0, "reverse": 2 - w, "random": weight[i][j]}[c["variant"]]
             if c["clip_form"] == "weighted":
-                value, by_ratio = smaller(w * rho, A[i], c)
-                loss[i, j], slope[i, j] = -value, -by_ratio * w * rho
+                value, by_ratio = smaller(w * rho, A[i], c)  # the correction stays outside this clip
+                loss[i, j], slope[i, j] = -factor(g, i, j) * value, -factor(g, i, j) * by_ratio * w * rho
             else:
                 value, by_ratio = smaller(rho, A[i], c)
-                loss[i, j], slope[i, j] = -w * value, -w * by_ratio * rho
+                both = w * factor(g, i, j)
+                loss[i, j], slope[i, j] = -both * value, -both * by_ratio * rho
             r = exp(g["ref"][i][j] - g["logp"][i][j])
             if c["kl_form"] == "printed":
                 loss[i, j] += c["beta"] * (w * r - log(w * r) - 1)

@@ -19,7 +19,7 @@ from tessera.algorithms import Algorithm, build, registered, score_group
 from tessera.algorithms.registry import idle_keys
 from tessera.core.batch import pad_rows
 from tessera.core.errors import UserError, unknown
-from tessera.pieces import Chain, Piece
+from tessera.pieces import CORRECTION, Chain, Piece
 from tessera.recipe import apply_overrides, read_recipe, shipped_recipes
 from tessera.training.settings import RLStage
 
@@ -226,6 +226,7 @@ def _score(
         logp=logp,
         lengths=torch.tensor([len(row) for row in rows]),
         old_logp=old_logp,
+        sampler_logp=old_logp,
         ref_logp=ref.log(),
         eos_logp=end.log(),
         entropy=entropy,
@@ -241,13 +242,15 @@ def _score(
 
 
 def _config(algorithm: Algorithm) -> dict[str, Any]:
-    """A composition as keys of a recipe. All six pieces, so that nothing needs to be looked up again."""
+    """A composition as keys of a recipe. All pieces, so that nothing needs to be looked up again."""
 
     def spec(piece: Piece) -> dict[str, Any]:
         return {"name": piece.name, **piece.config}
 
     pieces = algorithm.pieces.items()
-    return {kind: [spec(one) for one in p.parts] if isinstance(p, Chain) else spec(p) for kind, p in pieces}
+    six = {kind: [spec(one) for one in p.parts] if isinstance(p, Chain) else spec(p) for kind, p in pieces}
+    correction = algorithm.importance_correction
+    return six if correction is None else {**six, CORRECTION: spec(correction)}
 
 
 def _cut_off(completion: Sequence[Drawn]) -> bool:

@@ -155,11 +155,30 @@ def _check_used(stage: RLStage, algorithm: Algorithm, recipe: Recipe) -> None:
                 f"stage {stage.name}: with model.lora.dropout above 0, updates_per_rollout > 1 would take ratios of "
                 "two dropout masks; set one of them to its default"
             )
+    if algorithm.importance_correction is not None:
+        _check_correction(stage, recipe)
     if "ref_logp" not in algorithm.needs and (stage.refresh_reference or stage.reference != "start_of_stage"):
         raise UserError(
             f"stage {stage.name} names a reference, and {algorithm.name} compares with none: set its beta above 0, or "
             "leave out reference and refresh_reference"
         )
+
+
+def _check_correction(stage: RLStage, recipe: Recipe) -> None:
+    """Refuse a ratio of sampler and trainer that would measure something else than how they differ."""
+    corrects = f"stage {stage.name}: importance_correction takes the ratio of trainer's and sampler's log-probs, and"
+    if stage.rollouts.allow_truncated:
+        raise UserError(
+            f"{corrects} with top_k, top_p or min_p the sampler's are of the tokens that are left, not of all: leave "
+            "out one or the other"
+        )
+    if stage.score_temperature not in ("sampling", stage.temperature):
+        raise UserError(
+            f"{corrects} score_temperature {stage.score_temperature} sets them apart on purpose: leave out one or the "
+            "other"
+        )
+    if recipe.model.lora is not None and recipe.model.lora.dropout > 0:
+        raise UserError(f"{corrects} model.lora.dropout is on one side alone: leave out one or the other")
 
 
 def _refuse_taken(path: Path) -> None:

@@ -147,6 +147,7 @@ def test_each_mistake_is_one_line_that_names_it(spec, message):
 
 def test_a_key_that_is_no_text_is_named_too():
     with pytest.raises(
-        UserError, match=r"^unknown key of algorithm t_spmo '3' \(known: advantage, aggregation, l2, pairs"
+        UserError,
+        match=r"^unknown key of algorithm t_spmo '3' \(known: advantage, aggregation, importance_correction",
     ):
         build({"name": "t_spmo", 3: 4})

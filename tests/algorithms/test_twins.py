@@ -93,7 +93,8 @@ def random_group(seed: int, spread: float = 0.9) -> dict[str, Any]:
     rewards = [rng.choice([0.0, 1.0, 0.1, 0.1 + 0.2, 0.3, rng.gauss(0, 2)]) for _ in range(G)]
     if seed % 4 == 3:
         rewards = [0.1 + 0.2] * G
-    known = {"logp": logp, "old": old, "ref": ref, "eos": eos}
+    sampler = [[x + rng.uniform(-spread, spread) for x in row] for row in logp]
+    known = {"logp": logp, "old": old, "ref": ref, "eos": eos, "sampler": sampler}
     return {"rewards": rewards, "tokens": tokens, "lengths": lengths, "mask": mask, **known}
 
 
@@ -112,6 +113,7 @@ def evaluate(name: str, config: dict[str, Any], g: dict[str, Any], seed: int = 0
         lengths=torch.tensor(g["lengths"]),
         mask=torch.tensor(g["mask"]),
         old_logp=double(g["old"]),
+        sampler_logp=double(g["sampler"]),
         ref_logp=double(g["ref"]),
         eos_logp=double(g["eos"]),
         seed=seed,
@@ -132,6 +134,14 @@ def agree(name: str, config: dict[str, Any], g: dict[str, Any], seed: int = 0) -
 def test_value_and_gradient_equal_the_twin(name: str, config: dict[str, Any]) -> None:
     for seed in range(8):
         agree(name, config, random_group(seed), seed)
+
+
+@pytest.mark.parametrize(("name", "config"), CASES, ids=lambda c: c if isinstance(c, str) else str(c))
+def test_with_a_correction_for_the_sampler_too(name: str, config: dict[str, Any]) -> None:
+    for seed in range(2):
+        g = {**random_group(seed), "cap": 1.3}
+        g["sampler"][0] = [NAN if j % 3 == 0 else x for j, x in enumerate(g["sampler"][0])]  # it does not know some
+        agree(name, {**config, "importance_correction": {"name": "truncated", "cap": 1.3}}, g, seed)
 
 
 def test_every_method_has_a_twin() -> None:

@@ -18,7 +18,8 @@ NAN = float("nan")
 @dataclass(frozen=True)
 class Case:
     """Some groups of completions. `theta[index]` are the log-probs: completions that share a prefix share its
-    entries of `theta`, so a gradient by `theta` does not depend on which of them stands for a shared token."""
+    entries of `theta`, so a gradient by `theta` does not depend on which of them stands for a shared token. The
+    sampler does not know some of its log-probs."""
 
     batch: TokenBatch
     index_BT: Tensor
@@ -26,6 +27,7 @@ class Case:
     old_BT: Tensor
     ref_BT: Tensor
     eos_BT: Tensor
+    sampler_BT: Tensor
 
     @property
     def logp_BT(self) -> Tensor:
@@ -40,7 +42,8 @@ class Case:
         per_row = {k: x[index] for k, x in vars(b).items() if k.endswith(("_BT", "_B"))}
         per_row["group_B"] = torch.zeros_like(group_B) if only else group_B
         batch = TokenBatch(**per_row, n_groups=1 if only else b.n_groups)
-        return Case(batch, self.index_BT[index], self.theta, self.old_BT[index], self.ref_BT[index], self.eos_BT[index])
+        per_token = (self.old_BT, self.ref_BT, self.eos_BT, self.sampler_BT)
+        return Case(batch, self.index_BT[index], self.theta, *(x[index] for x in per_token))
 
     def padded(self, width: int, fill: float) -> "Case":
         """The same completions with `width` more columns, and `fill` wherever the policy wrote nothing."""
@@ -49,15 +52,15 @@ class Case:
         mask_BT = more(b.mask_BT, (0, width))
         inside_BT = torch.arange(mask_BT.shape[1]) < b.lengths_B[:, None]
         tokens_BT = torch.where(inside_BT, more(b.tokens_BT, (0, width)), 999_999)  # ids of tool output are a prefix
-        known = (self.old_BT, self.ref_BT, self.eos_BT, b.entropy_BT)
+        known = (self.old_BT, self.ref_BT, self.eos_BT, self.sampler_BT, b.entropy_BT)
         *floats, entropy_BT = [torch.where(mask_BT, more(x, (0, width)), fill) for x in known]
-        eos_BT = floats[-1]
-        batch = replace(b, tokens_BT=tokens_BT, mask_BT=mask_BT, entropy_BT=entropy_BT, eos_logp_BT=eos_BT)
+        batch = replace(b, tokens_BT=tokens_BT, mask_BT=mask_BT, entropy_BT=entropy_BT, eos_logp_BT=floats[2])
         return Case(batch, more(self.index_BT, (0, width)), self.theta, *floats)
 
     def on_policy(self) -> "Case":
-        """The same with old and reference equal to the policy."""
-        return replace(self, old_BT=self.logp_BT.detach(), ref_BT=self.logp_BT.detach())
+        """The same with old, reference and sampler equal to the policy."""
+        now_BT = self.logp_BT.detach()
+        return replace(self, old_BT=now_BT, ref_BT=now_BT, sampler_BT=now_BT)
 
 
 def make_case(sizes=(5,), width=8, seed=0, rewards=None, tool=0.2, spread=0.5) -> Case:
@@ -85,7 +88,9 @@ def make_case(sizes=(5,), width=8, seed=0, rewards=None, tool=0.2, spread=0.5) -
     apart = [theta + spread * (2 * torch.rand(len(theta), generator=rng, dtype=torch.float64) - 1) for _ in range(2)]
     eos = -0.5 - torch.rand(len(theta), generator=rng, dtype=torch.float64)
     entropy = 3 * torch.rand(len(theta), generator=rng, dtype=torch.float64)
-    *per_token, entropy_BT = [torch.where(mask_BT, x[index_BT], NAN) for x in (*apart, eos, entropy)]
+    said = theta + spread * (2 * torch.rand(len(theta), generator=rng, dtype=torch.float64) - 1)
+    said[::7] = NAN
+    *per_token, entropy_BT = [torch.where(mask_BT, x[index_BT], NAN) for x in (*apart, eos, said, entropy)]
     batch = TokenBatch(
         tokens_BT=tokens_BT,
         lengths_B=lengths_B,
@@ -95,7 +100,7 @@ def make_case(sizes=(5,), width=8, seed=0, rewards=None, tool=0.2, spread=0.5) -
         n_groups=len(sizes),
         truncated_B=lengths_B == width,
         entropy_BT=entropy_BT,
-        eos_logp_BT=per_token[-1],
+        eos_logp_BT=per_token[2],
     )
     return Case(batch, index_BT, theta, *per_token)
 
@@ -118,6 +123,7 @@ def score(spec, case: Case, *, seed=0, dtype=torch.float64):
         eos_logp=case.eos_BT if "eos_logp" in algorithm.needs else None,
         entropy=case.batch.entropy_BT if "entropy" in algorithm.needs else None,
         truncated=case.batch.truncated_B if "truncated" in algorithm.needs else None,
+        sampler_logp=case.sampler_BT,
         mask=case.batch.mask_BT,
         seed=seed,
     )
@@ -158,6 +164,7 @@ def _scored(case: Case, whole: Plan, logp_BT: Tensor) -> Scored:
         draw_BT=whole.draw_BT,
         group_B=case.batch.group_B,
         n_groups=case.batch.n_groups,
+        sampler_BT=case.sampler_BT,
     )
 
 

@@ -152,7 +152,7 @@ def test_the_gradient_equals_finite_differences(contract, spec, monkeypatch):
             index_BT = torch.arange(case.index_BT.numel()).reshape(case.index_BT.shape)
             theta = case.theta[case.index_BT].flatten().clone()
             theta[index_BT[i, t]] += sign * h
-            moved = type(case)(case.batch, index_BT, theta, case.old_BT, case.ref_BT, case.eos_BT)
+            moved = replace(case, index_BT=index_BT, theta=theta)
             with stopped.replaying():
                 sides.append(contract.learn(spec, moved, whole, rows)[0])
         assert (sides[0] - sides[1]) / (2 * h) == pytest.approx(gradient[i, t].item(), rel=1e-6, abs=1e-8)
@@ -170,9 +170,7 @@ def test_half_precision_log_probs_give_finite_results(contract, spec):
     # and the same ones as the rounded numbers give in single precision
     for seed in SEEDS:
         case = contract.make_case(seed=seed)
-        rounded = type(case)(
-            case.batch, case.index_BT, case.theta.bfloat16().double(), case.old_BT, case.ref_BT, case.eos_BT
-        )
+        rounded = replace(case, theta=case.theta.bfloat16().double())
         half, by_logp, _ = contract.score(spec, case, dtype=torch.bfloat16)
         single, expected, _ = contract.score(spec, rounded, dtype=torch.float32)
         assert torch.isfinite(half.value)

@@ -61,7 +61,14 @@ def test_so_has_every_option(spec, shape, rewards, seed, spread):
     truncated = group["lengths"] == group["lengths"].max()
     config = {key: value for key, value in spec.items() if key != "name"}
     loss = score_group(
-        spec["name"], config=config, seed=seed, eos_logp=known, entropy=-known, truncated=truncated, **group
+        spec["name"],
+        config=config,
+        seed=seed,
+        eos_logp=known,
+        entropy=-known,
+        truncated=truncated,
+        sampler_logp=group["old_logp"].flip(0),
+        **group,
     )
     loss.value.backward()
     for x in (loss.value, loss.per_token, loss.advantage, loss.weight, group["logp"].grad):

@@ -8,6 +8,7 @@ import resource
 import pytest
 import torch
 
+from tessera.core.importance import Importance
 from tessera.core.types import Group, Problem, Rollout
 from tessera.training import metrics
 from tessera.training.context import peak_memory
@@ -88,7 +89,7 @@ def test_updates_of_a_step() -> None:
         entropy=vectors([1.0, 2.0], [3.0]),
         advantage=vectors([1.0, -1.0], [3.0]),
         weight=vectors([1.0, 1.0], [0.5]),
-        mismatch=vectors([0.1, -0.2], [0.0]),
+        mismatch=vectors([0.1, -0.2], [0.0, math.nan]),  # a log-prob that the sampler did not know is left out
         clipped_low=1,
         bounded=3,
     )
@@ -117,10 +118,20 @@ def test_updates_of_a_step() -> None:
             "advantage/std": math.sqrt((0.0625 + 3.0625 + 5.0625 + 0.5625) / 4),
             "mismatch/mean": 0.15,
             "mismatch/max": 0.3,
+            "mismatch/unknown": 1,
             "mismatch/kl": sum(k3) / 4,
         },
         rel=1e-5,
     )
+
+
+def test_what_was_corrected_for_the_sampler_is_taken_over_all_updates() -> None:
+    parts = [Importance(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])), Importance(*vectors([0.5], [0.5]))]
+    updates = [Update(loss=0.0, grad_norm=1.0, tokens=TokenStats(importance=[part])) for part in parts]
+    row = metrics.of_updates(updates)
+    assert (row["importance/mean"], row["importance/max"]) == (pytest.approx(5.5 / 3), 4.0)
+    assert row["importance/ess"] == pytest.approx(3.5**2 / (3 * 5.25))
+    assert (row["importance/truncated"], row["importance/kept"]) == (pytest.approx(1 / 3), 1.0)
 
 
 def test_a_step_without_updates_has_no_values() -> None:

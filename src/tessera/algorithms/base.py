@@ -1,4 +1,4 @@
-"""An algorithm is six pieces and nothing else.
+"""An algorithm is six pieces, and a correction where another sampled than trains.
 
 PLAN and LEARN of plan -> score -> learn live here; SCORE, which needs a model, lives in `tessera.policy`.
 """
@@ -15,17 +15,22 @@ from torch import Generator, Tensor
 from tessera.core.batch import Plan, Scored, TokenBatch
 from tessera.core.checks import check_groups
 from tessera.core.errors import UserError
+from tessera.core.importance import Importance, importance_ratio
 from tessera.core.masking import blank, group_size, uniform
-from tessera.pieces import KINDS, Chain, Piece, giving
+from tessera.pieces import CORRECTION, KINDS, Chain, Piece, giving
 
 
 class TokenLoss(NamedTuple):
-    """`loss_BT` float [B,T], each selected token's loss before aggregation; the flags of SurrogateTerms, bool [B,T]."""
+    """`loss_BT` float [B,T], each selected token's loss before aggregation; the flags of SurrogateTerms, bool [B,T].
+
+    `importance` is there where the composition corrects for the sampler.
+    """
 
     loss_BT: Tensor
     clipped_low_BT: Tensor
     clipped_high_BT: Tensor
     bounded_BT: Tensor
+    importance: Importance | None = None
 
 
 # What one piece may need of another: its kind, and why a composition without it has no meaning.
@@ -41,7 +46,10 @@ FITS = {
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A composition: advantage -> selection -> weight -> surrogate (+ regulariser) -> aggregation."""
+    """A composition: advantage -> selection -> weight -> surrogate (+ regulariser) -> aggregation.
+
+    An `importance_correction` multiplies what the surrogate gives; None: sampler and trainer are taken for the same.
+    """
 
     name: str
     advantage: Piece
@@ -50,11 +58,12 @@ class Algorithm:
     surrogate: Piece
     regulariser: Piece
     aggregation: Piece
+    importance_correction: Piece | None = None
 
     def __post_init__(self) -> None:
-        for kind in KINDS:
-            if getattr(self, kind).kind != kind:
-                raise UserError(f"{self.name}: {getattr(self, kind).name!r} is no {kind}")
+        for kind, given in {**self.pieces, CORRECTION: self.importance_correction}.items():
+            if given is not None and given.kind != kind:
+                raise UserError(f"{self.name}: {given.name!r} is no {kind}")
         for piece in self.pieces.values():
             for need in sorted(piece.needs & FITS.keys()):
                 kind, reason = FITS[need]
@@ -80,8 +89,8 @@ class Algorithm:
         """Whether a token with advantage 0 still carries gradient, through the regulariser."""
         return self.regulariser.name != "none" and "parameters" not in self.regulariser.needs
 
-    def exchange(self, pieces: Mapping[str, Piece | Chain]) -> Algorithm:
-        """The same composition with the pieces of some kinds exchanged."""
+    def exchange(self, pieces: Mapping[str, Piece | Chain | None]) -> Algorithm:
+        """The same composition with the pieces of some kinds, or the correction, exchanged."""
         changed: dict[str, Any] = dict(pieces)
         return replace(self, **changed)
 
@@ -116,13 +125,21 @@ class Algorithm:
 
     def token_loss(self, scored: Scored) -> TokenLoss:
         """LEARN: -(surrogate) + penalty of each selected token, 0 elsewhere; the loss is `sum(share * loss)`."""
-        terms = self.surrogate(scored)
-        loss_BT = -terms.objective_BT
+        terms, importance = self.surrogate(scored), self._importance(scored)
+        loss_BT = -(terms.objective_BT if importance is None else importance.factor_BT * terms.objective_BT)
         if self.penalises_tokens:
             loss_BT = loss_BT + self.regulariser(scored)
         keep_BT = scored.selected_BT
-        seen = (flag_BT & keep_BT for flag_BT in (terms.clipped_low_BT, terms.clipped_high_BT, terms.bounded_BT))
-        return TokenLoss(blank(loss_BT, keep_BT), *seen)
+        low, high, bounded = terms.clipped_low_BT, terms.clipped_high_BT, terms.bounded_BT
+        return TokenLoss(blank(loss_BT, keep_BT), low & keep_BT, high & keep_BT, bounded & keep_BT, importance)
+
+    def _importance(self, scored: Scored) -> Importance | None:
+        """The correction's factor, which multiplies the objective outside every clip; the policy's clip is its own."""
+        if self.importance_correction is None:
+            return None
+        sampler_BT = scored.old_BT if scored.sampler_BT is None else scored.sampler_BT
+        ratio_BT = importance_ratio(scored.old_BT, sampler_BT)
+        return Importance(ratio_BT, self.importance_correction(ratio_BT))
 
     def parameter_loss(self, matrices: Sequence[Tensor]) -> Tensor | None:
         """The regulariser over the adapter's matrices, 0-d, or None when it is over tokens."""
@@ -130,4 +147,6 @@ class Algorithm:
 
     def describe(self) -> str:
         """The composition, a piece a line."""
-        return "\n".join(f"{kind:<12} {piece}" for kind, piece in self.pieces.items())
+        lines = [f"{kind:<12} {piece}" for kind, piece in self.pieces.items()]
+        corrected = self.importance_correction
+        return "\n".join(lines if corrected is None else [*lines, f"{CORRECTION} {corrected}"])

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tessera.algorithms.base import Algorithm
 from tessera.core.errors import UserError, unknown
 from tessera.core.user_code import beside
-from tessera.pieces import KINDS, STRICT, Chain, Piece, make, validate
+from tessera.pieces import CORRECTION, KINDS, STRICT, Chain, Piece, make, validate
 
 
 class Config(BaseModel):
@@ -59,9 +59,9 @@ def build(spec: str | Mapping[str, Any], folder: Path | None = None) -> Algorith
     """Read `name` or `{name: ..., key: ..., piece: ...}` into a composition.
 
     A key named like a kind of piece exchanges that piece: `weight: {name: uniform}`, or just its name; a list of
-    selections acts in turn. A key that the algorithm's own configuration has (grpo's `aggregation: token_mean`) is that
-    key. Pieces that do not fit each other are a UserError that says why. The files of a user's own pieces are looked up
-    in the working directory, then in `folder`.
+    selections acts in turn; `importance_correction` adds one (null: none). A key that the algorithm's own configuration
+    has (grpo's `aggregation: token_mean`) is that key. Pieces that do not fit each other are a UserError that says why.
+    The files of a user's own pieces are looked up in the working directory, then in `folder`.
     """
     settings = _settings("algorithm", spec)
     name = str(settings.pop("name"))
@@ -69,12 +69,15 @@ def build(spec: str | Mapping[str, Any], folder: Path | None = None) -> Algorith
         raise unknown("algorithm", name, _ALGORITHMS)
     entry = _ALGORITHMS[name]
     own = entry.config.model_fields
+    correction = settings.pop(CORRECTION, None)
     swaps = {k: settings.pop(k) for k in KINDS if k in settings and not (k in own and isinstance(settings[k], str))}
     for key in settings:
         if key not in own:
-            raise unknown(f"key of algorithm {name}", str(key), [*own, *KINDS])
+            raise unknown(f"key of algorithm {name}", str(key), [*own, *KINDS, CORRECTION])
     algorithm = entry.compose(validate(entry.config, settings, f"algorithm {name}"))
-    return algorithm.exchange({kind: _piece(kind, value, folder) for kind, value in swaps.items()})
+    exchanged = {kind: _piece(kind, value, folder) for kind, value in swaps.items()}
+    corrected = None if correction is None else _one_piece(CORRECTION, correction, folder)
+    return algorithm.exchange({**exchanged, CORRECTION: corrected})
 
 
 def idle_keys(spec: Mapping[str, Any], folder: Path | None = None) -> list[str]:

@@ -13,6 +13,7 @@ from tessera.algorithms.registry import build
 from tessera.core.batch import Loss, Plan, Scored, TokenBatch
 from tessera.core.checks import check_finite, check_shape, check_tensors
 from tessera.core.errors import UserError
+from tessera.core.importance import Importance, summary
 from tessera.core.masking import blank, held
 from tessera.core.seeding import generator
 from tessera.pieces.regulariser import kl_estimate
@@ -27,6 +28,7 @@ def score_group(
     lengths: Tensor,
     config: Mapping[str, Any] | None = None,
     old_logp: Tensor | None = None,
+    sampler_logp: Tensor | None = None,
     ref_logp: Tensor | None = None,
     eos_logp: Tensor | None = None,
     mask: Tensor | None = None,
@@ -38,7 +40,8 @@ def score_group(
 
     rewards float [G]; tokens long [G,T]; logp float [G,T], log-probs of the tokens under the policy (may require
     grad); lengths long [G], tokens in each completion; config: the algorithm's keys and pieces, as in a recipe;
-    old_logp, ref_logp float [G,T] (default: logp without gradient); eos_logp float [G,T], log pi(EOS | s_t), for
+    old_logp, ref_logp float [G,T] (default: logp without gradient); sampler_logp float [G,T], those that the engine
+    gave, for an importance_correction (one that is not finite is unknown); eos_logp float [G,T], log pi(EOS | s_t), for
     advantages that use it; mask bool [G,T], False where the policy did not write the token; entropy float [G,T] and
     truncated bool [G], for selections that use them; seed of the selection and of random weights.
     What lies on a masked or padded position, NaN included, changes nothing. A regulariser over parameters is left
@@ -49,14 +52,14 @@ def score_group(
         raise UserError(f"config names the algorithm {config['name']!r}, but name is {name!r}")
     algorithm = build({**(config or {}), "name": name})
     optional = {"old_logp": old_logp, "ref_logp": ref_logp, "eos_logp": eos_logp, "entropy": entropy}
-    check_tensors(
-        rewards=rewards, tokens=tokens, logp=logp, lengths=lengths, mask=mask, truncated=truncated, **optional
-    )
+    arrays = {"rewards": rewards, "tokens": tokens, "logp": logp, "lengths": lengths, "mask": mask}
+    check_tensors(**arrays, truncated=truncated, sampler_logp=sampler_logp, **optional)
     keep = _check(algorithm, rewards, tokens, logp, lengths, mask)
     for label, given in optional.items():
         if given is not None:
             check_shape(label, given, logp.shape, "[G,T]")
             check_finite(label, given, keep)
+    _check_sampler(algorithm, sampler_logp, logp)
     logp = logp.to(torch.promote_types(logp.dtype, torch.float32))  # a sum in half precision loses most tokens
     if truncated is not None:
         check_shape("truncated", truncated, lengths.shape, "[G]")
@@ -72,7 +75,7 @@ def score_group(
         eos_logp_BT=None if eos_logp is None else eos_logp.detach().cpu().double(),
     )
     plan = algorithm.plan(rows, generator(seed, "selection")).to(logp.device)
-    scored = algorithm.weigh(_scored(plan, logp, old_logp, ref_logp))
+    scored = algorithm.weigh(_scored(plan, logp, old_logp, ref_logp, sampler_logp))
     terms = algorithm.token_loss(scored)
     keep_BT = plan.selected_BT  # summed without the rest, so that not even the width of the padding changes a bit
     return Loss(
@@ -114,7 +117,17 @@ def _check(
     return keep
 
 
-def _scored(plan: Plan, logp: Tensor, old_logp: Tensor | None, ref_logp: Tensor | None) -> Scored:
+def _check_sampler(algorithm: Algorithm, sampler_logp: Tensor | None, logp: Tensor) -> None:
+    """A correction needs the sampler's log-probs, and they have no other use."""
+    if sampler_logp is None and algorithm.importance_correction is not None:
+        raise UserError("importance_correction needs sampler_logp, the log-probs that the engine gave")
+    if sampler_logp is not None:
+        check_shape("sampler_logp", sampler_logp, logp.shape, "[G,T]")
+
+
+def _scored(
+    plan: Plan, logp: Tensor, old_logp: Tensor | None, ref_logp: Tensor | None, sampler_logp: Tensor | None
+) -> Scored:
     keep = plan.selected_BT
     logp_BT = blank(logp, keep)
     fixed_BT = logp_BT.detach()
@@ -128,6 +141,7 @@ def _scored(plan: Plan, logp: Tensor, old_logp: Tensor | None, ref_logp: Tensor 
         draw_BT=plan.draw_BT.to(logp.dtype),
         group_B=torch.zeros(len(logp), dtype=torch.long, device=logp.device),
         n_groups=1,
+        sampler_BT=None if sampler_logp is None else blank(sampler_logp.detach().to(logp.dtype), keep),
     )
 
 
@@ -147,4 +161,5 @@ def _metrics(scored: Scored, terms: TokenLoss) -> dict[str, float]:
         "exponent_bounded": float(terms.bounded_BT.sum()) / count,
         "weight/mean": float(weight.mean()),
         "advantage/mean": float(advantage.mean()),
+        **summary([] if terms.importance is None else [Importance(*(x[keep] for x in terms.importance))]),
     }

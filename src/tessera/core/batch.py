@@ -95,7 +95,7 @@ class Scored:
 
     `logp_BT` carries gradient; `old_BT` (sampling policy) and `ref_BT` (reference policy) do not. `weight_BT` scales
     the numerator only. `draw_BT` are the plan's uniform numbers. `group_B` [B] and `n_groups` say which rows belong
-    together.
+    together. `sampler_BT` are the sampler's own log-probs, not finite where it has none; None: those of `old_BT`.
     """
 
     logp_BT: Tensor
@@ -107,6 +107,7 @@ class Scored:
     draw_BT: Tensor
     group_B: Tensor
     n_groups: int
+    sampler_BT: Tensor | None = None
 
 
 @dataclass(frozen=True)

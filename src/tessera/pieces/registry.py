@@ -1,4 +1,4 @@
-"""The six kinds of pieces, by name, with typed configuration.
+"""The six kinds of pieces and the importance correction, by name, with typed configuration.
 
 A piece is a pure function. Its keyword-only parameters are its configuration: their names, types and defaults are
 what a recipe may set, checked when the recipe is read.
@@ -21,6 +21,7 @@ M = TypeVar("M", bound=BaseModel)
 
 STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 KINDS = ("advantage", "selection", "weight", "surrogate", "regulariser", "aggregation")
+CORRECTION = "importance_correction"  # of the sampler, not of the method: any composition can have one
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Chain:
         return " then ".join(map(str, self.parts))
 
 
-_PIECES: dict[str, dict[str, PieceSpec]] = {kind: {} for kind in KINDS}
+_PIECES: dict[str, dict[str, PieceSpec]] = {kind: {} for kind in (*KINDS, CORRECTION)}
 
 
 def _config_model(function: Callable[..., Any]) -> type[BaseModel]:

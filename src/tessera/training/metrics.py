@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from tessera.core.importance import summary
 from tessera.core.types import Group
 from tessera.tasks.mixture import part_of
 from tessera.training.context import peak_memory
@@ -77,7 +78,8 @@ def of_updates(updates: Sequence[Update]) -> Row:
     made = [update for update in updates if update.grad_norm is not None]
     weight, advantage = _joined(u.tokens.weight for u in made), _joined(u.tokens.advantage for u in made)
     scored = len(weight)  # tokens with gradient; Update.scored also counts passes without
-    mismatch = _joined(u.tokens.mismatch for u in made)
+    told = _joined(u.tokens.mismatch for u in made)
+    mismatch = told[told.isfinite()]  # a sampler may not know the log-prob of a token
     low, high, bounded = (
         sum(getattr(u.tokens, name) for u in made) for name in ("clipped_low", "clipped_high", "bounded")
     )
@@ -96,9 +98,11 @@ def of_updates(updates: Sequence[Update]) -> Row:
         "advantage/mean": _tensor_mean(advantage),
         "advantage/std": float(advantage.std(correction=0)) if scored else None,
         "mismatch/mean": _tensor_mean(mismatch.abs()),
-        "mismatch/max": float(mismatch.abs().max()) if scored else None,
+        "mismatch/max": float(mismatch.abs().max()) if len(mismatch) else None,
         # k3 of KL(sampler || trainer) at the sampler's tokens, d = trainer - sampler
         "mismatch/kl": _tensor_mean(torch.expm1(-mismatch) + mismatch),
+        "mismatch/unknown": len(told) - len(mismatch) if scored else None,
+        **summary([part for u in made for part in u.tokens.importance]),
     }
 
 

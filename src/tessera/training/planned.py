@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,15 @@ class Planned:
     old: dict[int, Tensor] = field(default_factory=dict)
     scored: int = 0  # positions scored to make the plan
     _cuts: list[tuple[Tensor, list[MicroBatch]]] = field(default_factory=list)
+
+    @cached_property
+    def sampler_BT(self) -> Tensor:
+        """The sampler's log-probs [B,T] float64; NaN where it gave none."""
+        told_BT = torch.full(self.batch.mask_BT.shape, torch.nan, dtype=torch.float64)
+        for i, rollout in enumerate(self.rollouts):
+            known = [torch.nan if logp is None else logp for logp in rollout.logprobs]
+            told_BT[i, : len(known)] = torch.tensor(known, dtype=torch.float64)
+        return told_BT
 
     def rows(self, where_BT: Tensor) -> dict[int, Row]:
         """By index, the rows with a position in `where_BT`, to be scored there."""

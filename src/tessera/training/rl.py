@@ -47,6 +47,7 @@ class RLRunner:
         # Where sampler and trainer should have the same log-probs; dropout and truncation set them apart on purpose.
         alike = settings.score_temperature in ("sampling", settings.temperature) and not run.has_dropout
         self._alike = alike and not settings.rollouts.allow_truncated
+        self._corrects = algorithm.importance_correction is not None
         self._sync_seconds = 0.0
         score_at = settings.temperature if settings.score_temperature == "sampling" else settings.score_temperature
         self.learner = Learner(
@@ -69,7 +70,7 @@ class RLRunner:
             self.sentinels.spread(groups)
         updates, replays, skipped = self._update(trained, "plan", diagnosed=True), [], 0
         if self._alike:
-            self.sentinels.mismatch(updates[0].tokens.mismatch)
+            self.sentinels.mismatch(updates[0].tokens.mismatch, unknown=self._corrects)
         self._remember(groups, first=True)
         for n, outcome in enumerate(self._replays()):
             start = self.replay.draw(outcome, self.problems, generator(self.run.seed_of("replay", n)))

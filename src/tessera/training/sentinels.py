@@ -51,11 +51,15 @@ class Sentinels:
                 "the sync did not reach it"
             )
 
-    def mismatch(self, difference: Sequence[Tensor]) -> None:
-        """Of the first update after a sync: sampler minus trainer log-probs of the scored tokens."""
-        if not difference:
+    def mismatch(self, difference: Sequence[Tensor], *, unknown: bool = False) -> None:
+        """Of the first update after a sync: sampler minus trainer log-probs of the scored tokens.
+
+        With `unknown` a sampler may know some log-probs not; without, the first such stops the run.
+        """
+        seen = [part[part.isfinite()] if unknown else part for part in difference]
+        if not sum(map(len, seen)):
             return
-        gap = float(torch.cat(list(difference)).abs().mean())
+        gap = float(torch.cat(seen).abs().mean())
         # Negated, so that a gap that is not a number stops the run too.
         if not gap <= self.limits.mismatch:
             raise RunStopped(

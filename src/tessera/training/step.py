@@ -13,10 +13,10 @@ from torch import Generator, Tensor
 from tessera.algorithms.base import Algorithm, TokenLoss
 from tessera.core.batch import Plan, Scored, make_batch
 from tessera.core.errors import RunStopped
+from tessera.core.importance import Importance
 from tessera.core.masking import held
-from tessera.core.types import Group, Rollout
+from tessera.core.types import Group
 from tessera.policy.adapters import adapter_matrices
-from tessera.policy.forest import Row
 from tessera.policy.head import Scores
 from tessera.policy.logprobs import check_saving, score
 from tessera.policy.reference import Reference, evaluating
@@ -34,6 +34,7 @@ class TokenStats:
     advantage: list[Tensor] = field(default_factory=list)
     weight: list[Tensor] = field(default_factory=list)
     mismatch: list[Tensor] = field(default_factory=list)
+    importance: list[Importance] = field(default_factory=list)
     clipped_low: int = 0
     clipped_high: int = 0
     bounded: int = 0
@@ -164,7 +165,7 @@ class Learner:
         return weight_BT
 
     def _micro_batch(self, planned: Planned, micro: MicroBatch, weight_BT: Tensor | None, done: Update) -> None:
-        part, lines = micro.part, micro.forest.rows
+        part = micro.part
         began = time.perf_counter()
         reference = self._reference_scores(micro)
         scores = score(
@@ -178,7 +179,7 @@ class Learner:
             raise RunStopped("no log-prob depends on a trainable parameter: the adapter is switched off or frozen")
         first = part[0] not in planned.old
         if first:  # the policy of the first update is the one that sampled
-            counts = [len(row.positions) for row in lines]
+            counts = [len(row.positions) for row in micro.forest.rows]
             planned.old.update(zip(part, scores.logp_N.detach().cpu().split(counts), strict=True))
         scored = self._scored(planned, part, scores, reference)
         if weight_BT is None:
@@ -198,7 +199,7 @@ class Learner:
         done.seconds["backward"] += time.perf_counter() - middle
         _gather(done.tokens, scored, scores, terms)
         if first:
-            done.tokens.mismatch.append(_mismatch([planned.rollouts[i] for i in part], lines, scores))
+            _gather_sampler(done.tokens, scored, terms)
         if reference is not None:
             done.tokens.kl.append(_kl(scored))
 
@@ -242,6 +243,7 @@ def _tokens(planned: Planned, part: list[int], where_BT: Tensor, logps: tuple[Te
         draw_BT=plan.draw_BT[:, :width].to(logp_BT),
         group_B=planned.batch.group_B[part].to(logp_BT.device),
         n_groups=planned.batch.n_groups,
+        sampler_BT=planned.sampler_BT[part][:, :width].to(logp_BT),
     )
 
 
@@ -251,10 +253,13 @@ def _kl(scored: Scored) -> Tensor:
     return torch.expm1(difference) - difference
 
 
-def _mismatch(rollouts: list[Rollout], rows: Sequence[Row], scores: Scores) -> Tensor:
-    """Sampler's minus trainer's log-probs of the scored tokens."""
-    sampler = [r.logprobs[t] for r, row in zip(rollouts, rows, strict=True) for t in row.positions]
-    return torch.tensor(sampler, dtype=torch.float32) - scores.logp_N.detach().cpu()
+def _gather_sampler(stats: TokenStats, scored: Scored, terms: TokenLoss) -> None:
+    """Sampler's minus trainer's log-probs of the scored tokens, and what a correction made of them."""
+    keep = scored.selected_BT
+    assert scored.sampler_BT is not None
+    stats.mismatch.append((scored.sampler_BT - scored.old_BT)[keep].cpu())
+    if terms.importance is not None:
+        stats.importance.append(Importance(*(x[keep].cpu() for x in terms.importance)))
 
 
 def _gather(stats: TokenStats, scored: Scored, scores: Scores, terms: TokenLoss) -> None:
