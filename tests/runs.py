@@ -43,25 +43,28 @@ def run(
     folder: Path,
     *stages: Mapping[str, Any],
     policy: Policy | None = None,
-    engine: Engine | None = None,
+    engine: Engine | Mapping[str, Any] | None = None,
     reward: Callable[[Problem, str], Any] = letters,
     rows: Sequence[Sequence[Mapping[str, Any]]] = (TRAIN, (), ()),
     observers: Sequence[Observer] = (),
     resume: bool = False,
     **recipe: Any,
 ) -> dict[str, Any]:
-    """Train the tiny policy (`policy`, or a fresh one) and return the summary; `rows` are the three splits."""
+    """Train the tiny policy (`policy`, or a fresh one) and return the summary; `rows` are the three splits. `engine` is
+    one, or the recipe's key of that name."""
     data = {
         "seed": 1,
         "model": {"name": "tiny", "lora": TINY_LORA.model_dump()},
         "task": {"name": "in_memory"},
         "stages": stages or (rl(),),
+        **({"engine": engine} if isinstance(engine, Mapping) else {}),
         **recipe,
         "run": {"dir": str(folder), **recipe.get("run", {})},
     }
     task = LoadedTask.load("sums", InMemoryTask(*rows, reward_fn=reward))
     prepared = prepare(check_recipe(data, "of a test"), task=task)
-    return start(prepared, policy=policy or tiny_policy(), engine=engine, observers=observers, resume=resume)
+    given = None if isinstance(engine, Mapping) else engine
+    return start(prepared, policy=policy or tiny_policy(), engine=given, observers=observers, resume=resume)
 
 
 def rows_of(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:

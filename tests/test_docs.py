@@ -19,6 +19,7 @@ from tessera.pieces import CORRECTION, KINDS, make, names
 from tessera.policy.adapters import LoraSettings
 from tessera.policy.load import ModelConfig
 from tessera.recipe import Recipe, check_recipe
+from tessera.rollout import engines
 from tessera.tasks.mixture import Part
 from tessera.tasks.prompts import PromptFormat
 from tessera.tasks.registry import TASKS
@@ -85,6 +86,9 @@ SECTIONS: Mapping[str, Any] = {
     "stages.rollouts.curriculum": defaults(settings.CurriculumSettings),
     "stages.sentinels": defaults(settings.SentinelSettings),
     "evaluation": defaults(settings.EvaluationSettings),
+    "engine: in_process": defaults(engines.InProcess),
+    "engine: vllm_server": defaults(engines.VLLMServerSettings),
+    "engine: vllm": defaults(engines.VLLMSettings),
     "run": defaults(settings.RunSettings),
     **{f"tracking: {tracker.kind}": defaults(type(tracker), but={"kind"}) for tracker in TRACKERS},
     **{f"task: {name}": defaults(task) for name, task in TASKS.items()},

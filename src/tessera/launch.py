@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tessera.recipe import Recipe, Stage
 from tessera.reports.run import RunFolder
 from tessera.rollout.collect import Collector
 from tessera.rollout.engine import Engine
-from tessera.rollout.hf import HFEngine
+from tessera.rollout.engines import open_engine
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.data import locate
 from tessera.tasks.registry import load_task
@@ -101,14 +102,27 @@ def start(
     policy = policy or load_policy(recipe.model, seed=recipe.seed)
     if not policy.trainable_parameters():
         raise UserError("model.lora is null: training needs an adapter, such as model.lora: {rank: 16}")
-    engine = engine or HFEngine(policy, recipe.run.max_rows)
-    collector = Collector(engine, policy, prepared.task.task, recipe.chat_template_kwargs)
-    _check_lengths(prepared, collector)
-    folder = RunFolder.resume(*opened) if resume else RunFolder.create(*opened, force=force)
+    opening = nullcontext(engine) if engine else open_engine(recipe.engine, policy, recipe.model, recipe.run.max_rows)
+    with opening as own:
+        collector = Collector(own, policy, prepared.task.task, recipe.chat_template_kwargs)
+        _check_lengths(prepared, collector)
+        folder = RunFolder.resume(*opened) if resume else RunFolder.create(*opened, force=force)
+        return _train(prepared, policy, collector, folder, observers, resume)
+
+
+def _train(
+    prepared: Prepared,
+    policy: Policy,
+    collector: Collector,
+    folder: RunFolder,
+    observers: Sequence[Observer],
+    resume: bool,
+) -> dict[str, Any]:
+    recipe = prepared.recipe
     with folder, tracking(recipe.tracking, folder, recipe.model_dump(mode="json"), recipe.text()) as trackers:
         run = RunContext(
             policy=policy,
-            engine=engine,
+            engine=collector.engine,
             collector=collector,
             task=prepared.task,
             folder=folder,

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from tessera.core.errors import UserError, nearest, unknown
 from tessera.core.types import Problem
 from tessera.policy.load import ModelConfig
+from tessera.rollout.engines import PLACE, EngineSettings, InProcess
 from tessera.tasks.data import locate
 from tessera.tasks.options import read_options
 from tessera.tracking.settings import TrackerSettings, by_name
@@ -41,6 +42,7 @@ class Recipe(Settings):
     )
     stages: tuple[Stage, ...] = Field(min_length=1, description="one after another")
     evaluation: EvaluationSettings = EvaluationSettings()
+    engine: EngineSettings = InProcess()
     tracking: tuple[TrackerSettings, ...] = Field((), description="trackers that get the numbers too")
     run: RunSettings
 
@@ -76,9 +78,15 @@ class Recipe(Settings):
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def fingerprint(self, problems: Iterable[Problem] = ()) -> str:
-        """A hash of all that decides the outcome: not where data and run are kept, nor who is told, nor the limits that
-        only stop a run. `problems` adds what was read from the data."""
-        exclude: Any = {"data_dir": True, "tracking": True, "run": {"dir"}, "stages": {"__all__": {"sentinels"}}}
+        """A hash of all that decides the outcome: not where data and run are kept or a server is reached, nor who is told,
+        nor the limits that only stop a run. `problems` adds what was read from the data."""
+        exclude: Any = {
+            "data_dir": True,
+            "tracking": True,
+            "run": {"dir"},
+            "engine": PLACE,
+            "stages": {"__all__": {"sentinels"}},
+        }
         content = self.model_dump(mode="json", exclude=exclude)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         for p in problems:

@@ -47,14 +47,16 @@ class Completion:
 
     `logprobs[t]` is the log-probability of `ids[t]` under the distribution it was drawn from (logits / temperature).
     `ids` includes the end-of-sequence token when `finish_reason` is `"stop"`, unless a stop text ended it; `"error"`
-    is a row that could not be sampled on: its model gave values that are not finite. `trunk` is what an engine in the
-    trainer's process may have kept of the frozen layers' output (tessera.policy.forest.Kept).
+    is a row that could not be sampled on: its model gave values that are not finite or, where `error` says so, its
+    engine failed. `trunk` is what an engine in the trainer's process may have kept of the frozen layers' output
+    (tessera.policy.forest.Kept).
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     trunk: Any = field(default=None, compare=False, repr=False)
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

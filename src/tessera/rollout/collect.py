@@ -15,7 +15,7 @@ from tessera.rollout.boundary import Grade, grade
 from tessera.rollout.engine import Engine, Request, Sampling
 from tessera.tasks.base import Task
 
-NOT_FINITE = Grade(None, {}, "the model computed values that are not finite while it was sampled", None)
+NOT_FINITE = "the model computed values that are not finite while it was sampled"
 
 
 class Start(NamedTuple):
@@ -54,7 +54,7 @@ class Collector:
     def check_fits(self, problems: Sequence[Problem], max_new_tokens: int) -> None:
         """Refuse, before anything is sampled, a problem whose prompt and longest completion exceed the context."""
         for problem in problems:
-            check_fits(self.prompt_ids(problem), max_new_tokens, self.policy.context_length, problem.id)
+            check_fits(self.prompt_ids(problem), max_new_tokens, self.engine.context_length, problem.id)
 
     def collect(self, starts: Sequence[Start], size: int, sampling: Sampling, seed: int) -> list[Group]:
         """A group of `size` rollouts from each start. Row i of start g draws from the stream (seed, g, i), or, where
@@ -90,7 +90,8 @@ class Collector:
     def _rollout(self, start: Start, prompt_ids: tuple[int, ...], completion: Completion) -> Rollout:
         text = start.problem.prefill + self._text(start.prefix_ids + completion.ids)
         failed = completion.finish_reason == "error"
-        reward = NOT_FINITE if failed else grade(self.task, start.problem, text)
+        ungraded = Grade(None, {}, completion.error or NOT_FINITE, None)
+        reward = ungraded if failed else grade(self.task, start.problem, text)
         return Rollout(
             prompt_ids=prompt_ids,
             ids=completion.ids,

@@ -93,6 +93,10 @@ class Engine(Protocol):
     """Samples completions. A row's tokens depend on its prompt, its seed and the weights, not on the other rows
     (up to the last bits of the arithmetic, which depend on the batch's shape)."""
 
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of the longest prompt and completion together, None where nobody states it."""
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion a request, in order. Log-probs are those of the distribution sampled from."""
 

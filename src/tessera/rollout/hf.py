@@ -23,6 +23,11 @@ class HFEngine:
         self.policy = policy
         self.max_rows = max_rows
 
+    @property
+    def context_length(self) -> int | None:
+        """That of the model."""
+        return self.policy.context_length
+
     def sync(self) -> None:
         """Nothing to do: the engine holds the trainer's model itself."""
 

@@ -181,6 +181,7 @@ class RunContext:
 
     def _evaluate(self, problems: Sequence[Problem], split: str, label: str | None) -> Evaluation:
         length = self.evaluation.max_new_tokens or self.max_new_tokens
+        self.engine.sync()
         found = evaluate(self.collector, problems, max_new_tokens=length, success=self.evaluation.success)
         if found.failed:
             log.warning("the reward failed on %d of %d %s completions: unsolved", found.failed, len(problems), split)
