@@ -93,7 +93,7 @@ def module(tiny: TinyVLLM, calls: list[Any]) -> dict[str, ModuleType]:
             row = SimpleNamespace(
                 token_ids=ids,
                 text=choice["text"],
-                logprobs=[{i: Logprob(p), 0: Logprob(-9.0)} for i, p in zip(ids, given, strict=True)],
+                logprobs=[{101: Logprob(-9.0), i: Logprob(p)} for i, p in zip(ids, given, strict=True)],
                 finish_reason=choice["finish_reason"],
                 stop_reason=choice["stop_reason"],
             )

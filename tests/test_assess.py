@@ -46,6 +46,14 @@ def test_weights_and_caches_are_those_of_the_model(recipe: Path) -> None:
     assert parts["frozen layers' output, kept from sampling"] == (23 + 4 * 5) * 32 * 4
 
 
+def test_what_another_engine_samples_takes_none_of_the_trainers_memory(recipe: Path) -> None:
+    own = plan(recipe, "evaluation.test_size=1")[1]
+    phase, parts = plan(recipe, "evaluation.test_size=1", "engine={kind: vllm_server}")
+    assert phase == "stage rl" and parts["weights"] == own["weights"]
+    for what in ("key-value cache (sampling)", "logits (sampling)", "frozen layers' output, kept from sampling"):
+        assert own[what] > 0 == parts.get(what, 0)
+
+
 def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
     """6 test problems at a time, 4 tokens each, against one step with 2 completions; or 3 when rows are limited."""
     small = ["stages.rl.group_size=2", "stages.rl.compute.tokens_per_microbatch=1", "evaluation.max_new_tokens=300"]

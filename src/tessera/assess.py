@@ -13,6 +13,7 @@ from tessera.policy.memory import Part, Workload, estimate, skeleton
 from tessera.policy.prompting import check_fits, read_template, render
 from tessera.policy.sources import load_tokenizer
 from tessera.recipe import Stage
+from tessera.rollout.engines import InProcess
 from tessera.training import sft
 from tessera.training.settings import RLStage
 
@@ -27,6 +28,8 @@ class MemoryPlan(NamedTuple):
 def memory_plan(prepared: Prepared) -> MemoryPlan:
     """The memory estimate of the recipe's most demanding phase: a stage, or its evaluations. Loads no weights.
 
+    It is that of the trainer: what another engine than its own model takes is not known here.
+
     Raises UserError when a prompt and its longest completion exceed the model's context.
     """
     recipe, model = prepared.recipe, skeleton(prepared.recipe.model)
@@ -35,7 +38,7 @@ def memory_plan(prepared: Prepared) -> MemoryPlan:
     work = {f"stage {stage.name}": _of_stage(prepared, stage, texts) for stage in prepared.stages}
     if evaluated := prepared.evaluated:
         prompt, completion = texts.longest((p, recipe.evaluation_tokens) for p in evaluated)
-        rows = min(len(evaluated), recipe.run.max_rows)
+        rows = _sampled(prepared, len(evaluated))
         work["evaluation"] = Workload(rows, 0, prompt, completion, update_prompts=0)
     plans = [MemoryPlan(phase, estimate(model, sizes)) for phase, sizes in work.items()]
     return max(plans, key=lambda plan: plan.parts[-1].bytes)
@@ -73,14 +76,14 @@ def _tokenizer(model: ModelConfig) -> Any:
 def _of_stage(prepared: Prepared, stage: Stage, texts: _Texts) -> Workload:
     if isinstance(stage, RLStage):
         group, rows = stage.group_size, stage.prompts_per_step * stage.group_size
-        sampled = min(rows, prepared.recipe.run.max_rows)
+        sampled = _sampled(prepared, rows)
         prompt, completion = texts.longest((problem, stage.max_new_tokens) for problem in prepared.task.train)
     else:
         group, rows, sampled = 1, stage.batch_size, 0
         pairs = sft.pairs(prepared.task, stage)
         prompt, completion = texts.longest((problem, texts.count(text) + 1) for problem, text in pairs)
     fitting = _rows_in(stage.compute.tokens_per_microbatch, rows, group, prompt, completion)
-    keeps = isinstance(stage, RLStage) and stage.rollouts.keep_trunk
+    keeps = sampled > 0 and isinstance(stage, RLStage) and stage.rollouts.keep_trunk
     return Workload(
         sampled,
         fitting,
@@ -93,6 +96,12 @@ def _of_stage(prepared: Prepared, stage: Stage, texts: _Texts) -> Workload:
         offload=stage.compute.offload_activations,
         eight_bit=stage.optimizer.kind == "adamw_8bit",
     )
+
+
+def _sampled(prepared: Prepared, rows: int) -> int:
+    """How many of `rows` the trainer's own model samples at a time."""
+    recipe = prepared.recipe
+    return min(rows, recipe.run.max_rows) if isinstance(recipe.engine, InProcess) else 0
 
 
 def _rows_in(budget: int, rows: int, group: int, prompt: int, completion: int) -> int:

@@ -78,8 +78,8 @@ class Recipe(Settings):
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def fingerprint(self, problems: Iterable[Problem] = ()) -> str:
-        """A hash of all that decides the outcome: not where data and run are kept or a server is reached, nor who is told,
-        nor the limits that only stop a run. `problems` adds what was read from the data."""
+        """A hash of all that decides the outcome: not where data and run are kept or a server is reached, nor who is
+        told, nor the limits that only stop a run. `problems` adds what was read from the data."""
         exclude: Any = {
             "data_dir": True,
             "tracking": True,

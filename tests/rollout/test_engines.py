@@ -120,7 +120,7 @@ def test_requests_that_fail_are_errors_of_their_rows_and_the_step_goes_on(tmp_pa
         ({}, TinyVLLM(seed=3), "serves another model than tiny"),
         ({}, TinyVLLM(max_rank=2), "rank 4 is greater than max_lora_rank 2"),
         ({}, TinyVLLM(context=135), "exceed the model's 135"),
-        ({}, TinyVLLM(context=100), "cannot"),
+        ({}, TinyVLLM(context=100), "exceed the model's 100"),
     ],
 )
 def test_a_server_that_does_not_fit_is_one_line_and_nothing_is_written(

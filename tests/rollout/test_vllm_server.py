@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tessera.core.errors import RunStopped, UserError
 from tessera.rollout import vllm_server
-from tessera.rollout.engine import Request, Sampling
+from tessera.rollout.engine import Listed, Request, Sampling
 from tessera.rollout.vllm_server import VLLMServer
 from tiny_vllm import TinyVLLM, scores, serving
 
@@ -35,7 +37,10 @@ def server(tiny: TinyVLLM, monkeypatch: pytest.MonkeyPatch) -> Iterator[VLLMServ
 
 def ask(server: VLLMServer, count: int = 1, **sampling: object) -> list[vllm_server.Sampled]:
     settings = Sampling.model_validate({"max_new_tokens": 5, **sampling})
-    return server.complete("tiny-base", [Request(PROMPT, seed) for seed in range(count)], settings, [2, 4])
+    feed = Listed([Request(PROMPT, seed) for seed in range(count)], settings)
+    done: dict[int, vllm_server.Sampled] = {}
+    server.serve("tiny-base", feed, settings, [2, 4], lambda request, row: done.update({request.seed: row}))
+    return [done[seed] for seed in range(count)]
 
 
 def test_context_and_base_come_from_the_list_of_models(server: VLLMServer) -> None:
@@ -88,6 +93,38 @@ def test_requests_go_out_together_and_come_back_in_order(server: VLLMServer, tin
     assert tiny.most_at_once > 4
     assert [row.ids for row in rows] == [ask(server, count=n + 1)[n].ids for n in range(8)]
     assert len({tuple(row.ids) for row in rows}) > 1  # by their seeds
+
+
+def test_a_request_may_have_a_limit_of_its_own(server: VLLMServer) -> None:
+    settings, done = Sampling(max_new_tokens=5), []
+    feed = Listed([Request(PROMPT, 0, max_new_tokens=2), Request(PROMPT, 0)], settings)
+    server.serve("tiny-base", feed, settings, [2, 4], lambda request, row: done.append((request.key, row.ids)))
+    (_, short), (_, whole) = sorted(done)
+    assert len(whole) == 5 and short == whole[:2]
+
+
+class Slow:
+    """A feed whose second request is there 0.1 seconds after the first was taken, which takes longer."""
+
+    size, length = 2, 30
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self.waiting = [Request(PROMPT, 0), Request(PROMPT, 1)]
+
+    def take(self, most: int, wait: bool) -> list[Request]:
+        if not self.waiting or (len(self.waiting) == 1 and time.monotonic() < self.began + 0.1):
+            return []
+        self.began = time.monotonic()
+        return [self.waiting.pop(0)]
+
+
+def test_what_becomes_ready_meanwhile_is_asked_for_meanwhile(server: VLLMServer, tiny: TinyVLLM) -> None:
+    tiny.faults["slow"] = 400  # milliseconds
+    done: list[int] = []
+    feed: Any = Slow()
+    server.serve("tiny-base", feed, Sampling(max_new_tokens=2), [2], lambda request, _: done.append(request.seed))
+    assert sorted(done) == [0, 1] and tiny.most_at_once == 2
 
 
 @pytest.mark.parametrize("fault", ["reset", "HTTP 500"])

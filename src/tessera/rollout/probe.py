@@ -96,7 +96,8 @@ class Probe:
         ids_1T = torch.tensor([list(ids or self.ids)], device=self.policy.device)
         with torch.inference_mode(), evaluating(model):
             logp_TV = (model(input_ids=ids_1T).logits[0, :-1].float() / temperature).log_softmax(-1)
-        return logp_TV.gather(1, ids_1T[0, 1:, None])[:, 0].cpu()
+        own_T: Tensor = logp_TV.gather(1, ids_1T[0, 1:, None])[:, 0].cpu()
+        return own_T
 
     def _tensor(self, served: Sequence[float]) -> Tensor:
         if len(served) != len(self.ids) - 1:

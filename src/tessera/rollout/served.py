@@ -11,7 +11,7 @@ import logging
 import math
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal, NamedTuple, Protocol
@@ -22,7 +22,7 @@ from tessera.core.errors import RunStopped, UserError
 from tessera.core.types import Completion
 from tessera.policy.adapters import save_adapter
 from tessera.policy.load import Policy
-from tessera.rollout.engine import Request, Sampling
+from tessera.rollout.engine import Feed, Listed, Request, Sampling
 from tessera.rollout.probe import ROUNDING, Probe
 
 log = logging.getLogger("tessera")
@@ -41,6 +41,9 @@ class Sampled(NamedTuple):
     stop: str | int | None = None
     text: str = ""
     failure: str | None = None
+
+
+Put = Callable[[Request, Sampled], None]
 
 
 class Backend(Protocol):
@@ -64,10 +67,8 @@ class Backend(Protocol):
     def score(self, name: str | None, ids: Sequence[int]) -> list[float]:
         """Log-probs, at temperature 1, of `ids` after the first under adapter `name`, or without one."""
 
-    def complete(
-        self, name: str, requests: Sequence[Request], sampling: Sampling, end_ids: Sequence[int]
-    ) -> list[Sampled]:
-        """A row for each request, in order, ended by any of `end_ids`. A row that failed says why."""
+    def serve(self, name: str, feed: Feed, sampling: Sampling, end_ids: Sequence[int], put: Put) -> None:
+        """Answer what `feed` asks for, as it asks; a row ends with any of `end_ids`. A row that failed says why."""
 
     def sleep(self, level: SleepLevel) -> None:
         """Free the device; at level 2 the weights are gone."""
@@ -147,29 +148,37 @@ class ServedEngine:
         return Path(self.backend.adapters().get(self._name or "", "none")).name
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """See Engine. A row that failed ends in an error of its own; where all do, RunStopped says so."""
+        """See Engine."""
         if not requests:
             return []
+        feed = Listed(requests, sampling)
+        self.serve(feed, sampling)
+        return feed.completions()
+
+    def serve(self, feed: Feed, sampling: Sampling) -> None:
+        """See Engine. A row that failed ends in an error of its own; where all do, RunStopped says so."""
         self._wake()
-        rows = self.backend.complete(self._served_name(), requests, sampling, sorted(self.policy.eos_ids))
-        done = [self._completion(row, request, sampling) for row, request in zip(rows, requests, strict=True)]
+        errors: list[str | None] = []
+
+        def put(request: Request, row: Sampled) -> None:
+            completion = self._completion(row, request, sampling)
+            errors.append(completion.error)
+            feed.put(request, completion)
+
+        self.backend.serve(self._served_name(), feed, sampling, sorted(self.policy.eos_ids), put)
         self._rest()
-        failed = [completion.error for completion in done if completion.error is not None]
-        if len(failed) == len(done):
+        failed = [error for error in errors if error is not None]
+        if failed and len(failed) == len(errors):
             raise RunStopped(f"every completion failed; the first error of {self.backend.name}: {failed[0]}")
         if failed:
-            log.warning("%d of %d completions failed; the first: %s", len(failed), len(done), failed[0])
-        return done
+            log.warning("%d of %d completions failed; the first: %s", len(failed), len(errors), failed[0])
 
     def _try_out(self) -> None:
         """Everything that can be wrong with a server is said before a run begins."""
         self._wake()
         self.probe.base(self.backend.score(None, self.probe.ids))
         self.sync()
-        (row,) = self.backend.complete(self._served_name(), [Request(self.probe.ids[:32], 0)], TRIAL, ())
-        trial = self._completion(row, Request(self.probe.ids[:32], 0), TRIAL)
-        if trial.error is not None:
-            raise UserError(f"{self.backend.name} cannot be sampled from: {trial.error}")
+        (trial,) = self.generate([Request(self.probe.ids[:32], 0)], TRIAL)
         own_T = self.probe.score((*self.probe.ids[:32], *trial.ids), TRIAL.temperature)[-len(trial.ids) :]
         gap = float((torch.tensor(trial.logprobs) - own_T).abs().mean())
         if not gap <= self.probe.tolerance:
@@ -177,7 +186,6 @@ class ServedEngine:
                 f"{self.backend.name} does not give log-probs at the sampling temperature (they are off by {gap:.3g} "
                 f"at temperature {TRIAL.temperature:g}): start it with --logprobs-mode processed_logprobs"
             )
-        self._rest()
 
     def _served_name(self) -> str:
         if self._name is None:
@@ -259,8 +267,8 @@ def _wrong(row: Sampled, request: Request, sampling: Sampling) -> str | None:
         return f"the prompt was changed: {len(request.prompt_ids)} tokens were sent, {len(row.prompt_ids)} were read"
     if not row.ids:
         return "a completion is empty"
-    if len(row.ids) > sampling.max_new_tokens:
-        return f"a completion has {len(row.ids)} tokens, {sampling.max_new_tokens} were asked for"
+    if len(row.ids) > (limit := request.max_new_tokens or sampling.max_new_tokens):
+        return f"a completion has {len(row.ids)} tokens, {limit} were asked for"
     if len(row.logprobs) != len(row.ids):
         return f"a completion of {len(row.ids)} tokens has {len(row.logprobs)} log-probs"
     if not all(math.isfinite(logp) and logp < ROUNDING for logp in row.logprobs):

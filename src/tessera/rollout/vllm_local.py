@@ -10,8 +10,8 @@ from typing import Any
 from tessera.core.errors import UserError
 from tessera.policy.load import ModelConfig
 from tessera.policy.sources import locate
-from tessera.rollout.engine import Request, Sampling
-from tessera.rollout.served import Sampled, SleepLevel
+from tessera.rollout.engine import Feed, Request, Sampling
+from tessera.rollout.served import Put, Sampled, SleepLevel
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes for its max_lora_rank
 
@@ -37,6 +37,7 @@ class VLLMLocal:
                 f"engine.kind vllm needs the vllm package ({error}): pip install 'tessera-rl[vllm]'"
             ) from None
         self.name = "vLLM"
+        self.max_rows = max_rows
         self._vllm: Any = vllm
         self._request: Any = LoRARequest
         self._adapters: dict[str, Any] = {}
@@ -90,26 +91,13 @@ class VLLMLocal:
         entries = found.prompt_logprobs or [None] * len(ids)
         return [_logprob(entry, token) for entry, token in zip(entries[1:], ids[1:], strict=True)]
 
-    def complete(
-        self, name: str, requests: Sequence[Request], sampling: Sampling, end_ids: Sequence[int]
-    ) -> list[Sampled]:
-        """See Backend."""
-        asked = [
-            self._vllm.SamplingParams(
-                n=1,
-                seed=request.seed,
-                max_tokens=sampling.max_new_tokens,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k or -1,
-                top_p=sampling.top_p or 1.0,
-                min_p=sampling.min_p or 0.0,
-                stop=list(sampling.stop),
-                stop_token_ids=list(end_ids),
-                logprobs=1,
-            )
-            for request in requests
-        ]
-        return [_sampled(found) for found in self._generate([list(r.prompt_ids) for r in requests], asked, name)]
+    def serve(self, name: str, feed: Feed, sampling: Sampling, end_ids: Sequence[int], put: Put) -> None:
+        """See Backend. vLLM takes a list at a time: what becomes ready meanwhile is in the next one."""
+        while requests := feed.take(self.max_rows, wait=True):
+            asked = [self._params(request, sampling, end_ids) for request in requests]
+            found = self._generate([list(request.prompt_ids) for request in requests], asked, name)
+            for request, row in zip(requests, found, strict=True):
+                put(request, _sampled(row))
 
     def sleep(self, level: SleepLevel) -> None:
         """See Backend."""
@@ -123,6 +111,20 @@ class VLLMLocal:
         self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights")
         self._llm.wake_up(tags=["kv_cache"])
+
+    def _params(self, request: Request, sampling: Sampling, end_ids: Sequence[int]) -> Any:
+        return self._vllm.SamplingParams(
+            n=1,
+            seed=request.seed,
+            max_tokens=request.max_new_tokens or sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k or -1,
+            top_p=sampling.top_p or 1.0,
+            min_p=sampling.min_p or 0.0,
+            stop=list(sampling.stop),
+            stop_token_ids=list(end_ids),
+            logprobs=1,
+        )
 
     def _generate(self, prompts: Sequence[list[int]], asked: Sequence[Any], name: str | None) -> list[Any]:
         adapter = None if name is None else self._adapters[name]

@@ -6,14 +6,15 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from tessera.core.errors import RunStopped, UserError
-from tessera.rollout.engine import Request, Sampling
-from tessera.rollout.served import Sampled, SleepLevel
+from tessera.rollout.engine import Feed, Request, Sampling
+from tessera.rollout.served import Put, Sampled, SleepLevel
 
+LOOK = 0.02  # seconds between looks at a feed, while there is room for more
 PAUSE = 0.5  # seconds before a request is sent again; doubled each time
 KEY = "VLLM_API_KEY"  # what the server itself reads
 LOADING = (
@@ -99,21 +100,25 @@ class VLLMServer:
             raise Unanswered(f"{self.name} gives no prompt_logprobs, which the check of its weights needs")
         return [_logprob(entry, token) for entry, token in zip(found[1:], ids[1:], strict=True)]
 
-    def complete(
-        self, name: str, requests: Sequence[Request], sampling: Sampling, end_ids: Sequence[int]
-    ) -> list[Sampled]:
-        """See Backend. A server that is gone afterwards stops the run: its rows failed for no reason of their own."""
+    def serve(self, name: str, feed: Feed, sampling: Sampling, end_ids: Sequence[int], put: Put) -> None:
+        """See Backend. A server that is gone stops the run: its rows have not failed for a reason of their own."""
         common = {"model": name, **PLAIN, **_sampling(sampling), "stop_token_ids": list(end_ids)}
-        pool = ThreadPoolExecutor(min(self.max_rows, len(requests)), "tessera-vllm")
+        pool = ThreadPoolExecutor(min(self.max_rows, feed.size), "tessera-vllm")
+        flying: dict[Future[Sampled], Request] = {}
         try:
-            rows = list(pool.map(lambda request: self._row(common, request), requests))
-        except BaseException:  # an interruption, say: what has not been sent need not be
+            while True:
+                free = self.max_rows - len(flying)
+                fresh = feed.take(free, wait=not flying) if free else []
+                flying.update({pool.submit(self._row, common, request): request for request in fresh})
+                if not flying:
+                    break
+                ended, _ = wait(flying, LOOK if free else None, FIRST_COMPLETED)
+                for future in ended:
+                    if (row := future.result()).failure is not None:
+                        self._send("GET", "/health")
+                    put(flying.pop(future), row)
+        finally:  # after an interruption, say, what has not been sent need not be
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
-        if any(row.failure for row in rows):
-            self._send("GET", "/health")
-        return rows
 
     def sleep(self, level: SleepLevel) -> None:
         """See Backend."""
@@ -146,7 +151,8 @@ class VLLMServer:
 
     def _row(self, common: Mapping[str, Any], request: Request) -> Sampled:
         try:
-            choice = self._completions({**common, "prompt": list(request.prompt_ids), "seed": request.seed})
+            limit = {"max_tokens": request.max_new_tokens or common["max_tokens"]}
+            choice = self._completions({**common, "prompt": list(request.prompt_ids), "seed": request.seed, **limit})
         except (Unanswered, Refused) as error:
             return Sampled(failure=str(error))
         return _sampled(choice)
