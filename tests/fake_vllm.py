@@ -89,11 +89,11 @@ def module(tiny: TinyVLLM, calls: list[Any]) -> dict[str, ModuleType]:
 
         def _row(self, name: str, prompt: list[int], asked: SamplingParams) -> Any:
             choice = tiny.complete({"model": name, "prompt": prompt, **vars(asked)})
-            ids, given = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            ids, of, given = choice["token_ids"], choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"]
             row = SimpleNamespace(
                 token_ids=ids,
                 text=choice["text"],
-                logprobs=[{101: Logprob(-9.0), i: Logprob(p)} for i, p in zip(ids, given, strict=True)],
+                logprobs=[{101: Logprob(-9.0), int(i[9:]): Logprob(p)} for i, p in zip(of, given, strict=True)],
                 finish_reason=choice["finish_reason"],
                 stop_reason=choice["stop_reason"],
             )

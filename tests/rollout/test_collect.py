@@ -28,6 +28,7 @@ class Told:
         self.policy, self.texts = policy, list(texts)
         self.requests: list[Request] = []
         self.sampling: Sampling | None = None
+        self.context_length = policy.context_length
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         self.requests, self.sampling = list(requests), sampling

@@ -38,7 +38,7 @@ class At(Observer):
 
 
 def on(url: str, **changes: Any) -> dict[str, Any]:
-    return {"kind": "vllm_server", "url": url, "timeout": 5, "retries": 0, **changes}
+    return {"kind": "vllm_server", "url": url, "timeout": 60, "retries": 0, **changes}
 
 
 def test_a_run_through_a_server_is_the_run_in_process(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def engine_on(
     tiny: TinyVLLM, policy: Policy, sleep: SleepLevel | None = None, folder: Path | None = None
 ) -> Iterator[ServedEngine]:
     with serving(tiny) as url:
-        backend = VLLMServer(url, timeout=5.0, retries=0, max_rows=1)
+        backend = VLLMServer(url, timeout=60.0, retries=0, max_rows=1)
         with ServedEngine(policy, backend, tolerance=0.05, folder=folder, sleep=sleep) as engine:
             yield engine
 
@@ -189,7 +189,7 @@ def test_rows_end_with_stop_texts_and_end_tokens(caplog: pytest.LogCaptureFixtur
         stop = tiny.base.tokenizer.decode(free.ids[2:4])
         (ended,) = engine.generate(REQUESTS[:1], SAMPLING.model_copy(update={"stop": (stop,)}))
         assert (ended.ids, ended.finish_reason) == (free.ids[:4], "stop")
-    assert caplog.text == ""
+    assert not [record for record in caplog.records if record.name == "tessera"]
 
 
 @pytest.mark.parametrize("level", [1, 2])
@@ -227,7 +227,7 @@ def test_weights_that_sleep_has_lost_are_noticed() -> None:
 def test_completions_need_a_sync() -> None:
     tiny = TinyVLLM()
     with serving(tiny) as url:
-        engine = ServedEngine(tiny_policy(), VLLMServer(url, timeout=5.0, retries=0, max_rows=1), tolerance=0.05)
+        engine = ServedEngine(tiny_policy(), VLLMServer(url, timeout=60.0, retries=0, max_rows=1), tolerance=0.05)
         with pytest.raises(RunStopped, match="before its first sync"):
             engine.generate(REQUESTS, SAMPLING)
         engine.close()

@@ -113,7 +113,7 @@ def test_a_stale_adapter_is_caught(calls: list[Any], tiny: TinyVLLM, tiny_folder
 def test_log_probs_that_vllm_leaves_out_fail_their_row(
     calls: list[Any], tiny: TinyVLLM, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with engine_on(tiny_folder, tiny_policy()) as engine:
+    with engine_on(tiny_folder, tiny_policy(), sleep=None) as engine:
         tiny.faults["other ids"] = 1  # its log-probs are under the ids of other tokens
         done = engine.generate(REQUESTS, SAMPLING)
         assert [c.finish_reason == "error" for c in done] == [True, False, False, False]
