@@ -40,7 +40,7 @@ def memory_plan(prepared: Prepared) -> MemoryPlan:
         prompt, completion = texts.longest((p, recipe.evaluation_tokens) for p in evaluated)
         rows = _sampled(prepared, len(evaluated))
         work["evaluation"] = Workload(rows, 0, prompt, completion, update_prompts=0)
-    plans = [MemoryPlan(phase, estimate(model, sizes)) for phase, sizes in work.items()]
+    plans = [MemoryPlan(phase, estimate(model, sizes, recipe.model.quantize)) for phase, sizes in work.items()]
     return max(plans, key=lambda plan: plan.parts[-1].bytes)
 
 

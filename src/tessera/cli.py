@@ -13,6 +13,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from tessera import cli_models
 from tessera.core.errors import RunStopped, TesseraError, UserError, unknown
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_models.app)
 console = Console()
 
 USER_ERROR, STOPPED, INTERRUPTED = 2, 1, 130

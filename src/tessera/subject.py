@@ -68,20 +68,25 @@ class Subject:
         return whole if adapter is None else [*whole, *sorted(_in_folder(Path(adapter)))]
 
 
-def read_subject(source: str, overrides: Sequence[str]) -> Subject:
-    """What `source` names, with `key=value` overrides: a run's folder, a recipe's file or name, else a model's name."""
+def read_subject(source: str, overrides: Sequence[str], *, asks: bool = True) -> Subject:
+    """What `source` names, with `key=value` overrides: a run's folder, a recipe's file or name, else a model's name.
+
+    With `asks` its task's questions will be asked, so they must be there: not those that were in memory.
+    """
     path = Path(source).expanduser()
     if (path / "recipe.yaml").is_file():
-        return _of_recipe(str(path / "recipe.yaml"), overrides, path)
-    if _is_recipe(source, path):
-        return _of_recipe(source, overrides, None)
-    return _of_model(source, overrides)
+        found = _of_recipe(str(path / "recipe.yaml"), overrides, path)
+    elif _is_recipe(source, path):
+        found = _of_recipe(source, overrides, None)
+    else:
+        found = _of_model(source, overrides)
+    if asks and found.task is not None and found.task.get("name") == IN_MEMORY:
+        raise UserError(f"the data of {source} was in memory: evaluate it from Python, or give a task with --suite")
+    return found
 
 
 def _of_recipe(source: str, overrides: Sequence[str], run: Path | None) -> Subject:
     recipe = read_recipe(source, overrides)
-    if recipe.task.get("name") == IN_MEMORY:
-        raise UserError(f"the data of {source} was in memory: evaluate it from Python, or give a task with --suite")
     return Subject(
         label=f"{find_recipe(source).stem}-base" if run is None else run.resolve().name,
         model=_frozen(recipe.model) if run is None else _with_final_adapter(recipe.model, run),

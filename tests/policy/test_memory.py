@@ -86,6 +86,8 @@ CASES = {
     "recomputed": (LoraSettings(last_fraction=1), torch.float32, {"recompute": True}),
     "kept": (LoraSettings(), torch.float32, {"kept_rows": 8, "kept_prompts": 1}),
     "bfloat16": (LoraSettings(last_fraction="1/2"), torch.bfloat16, {}),
+    "dora": (LoraSettings(targets="all-linear", dora=True), torch.float32, {}),
+    "dora in bfloat16": (LoraSettings(last_fraction=1, dora=True), torch.bfloat16, {}),
 }
 
 

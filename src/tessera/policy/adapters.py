@@ -36,7 +36,9 @@ class LoraSettings(BaseModel):
 
     `targets` are the names of linear modules inside a decoder layer (`q_proj`, `mlp.down_proj`), or `all-linear`.
     `last_fraction` is the share of the layers that are adapted, counted from the top: a number or a text such as
-    `1/3`, rounded to the nearest whole layer, never fewer than one. The update is `alpha / rank` times B A.
+    `1/3`, rounded to the nearest whole layer, never fewer than one. The update is `alpha / rank` times B A, with
+    `rslora` `alpha / √rank` times (arXiv:2312.03732). With `dora` the length of each output's weights is learnt apart
+    from their direction, which has the update (arXiv:2402.09353).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +48,8 @@ class LoraSettings(BaseModel):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    dora: bool = False
+    rslora: bool = False
 
     @field_validator("targets")
     @classmethod
@@ -90,6 +94,8 @@ def attach_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftMode
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
+        use_dora=settings.dora,
+        use_rslora=settings.rslora,
         target_modules=_resolve_targets(settings.targets, (layers[i] for i in adapted)),
         layers_to_transform=list(adapted),
         layers_pattern=path.rpartition(".")[2],
@@ -119,6 +125,23 @@ def frozen_layers(model: nn.Module) -> int:
 def adapter_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The A and B matrices of every adapter, in the model's order."""
     return [p for name, p in model.named_parameters() if ".lora_A." in name or ".lora_B." in name]
+
+
+@contextmanager
+def unchanging(model: nn.Module) -> Iterator[None]:
+    """Within the context no weight changes, so that DoRA, where there is one, takes the norms of its maps once."""
+    scales = [m for m in model.modules() if hasattr(m, "_dora_cache")]
+    if not scales:
+        yield
+        return
+    from peft.helpers import DoraCaching
+
+    with DoraCaching():
+        try:
+            yield
+        finally:
+            for module in scales:
+                module._cache_clear()
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
@@ -207,7 +230,9 @@ def _resolve_targets(targets: tuple[str, ...] | str, layers: Iterable[nn.Module]
 def _linear_names(layer: nn.Module) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
-    return [name for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    found = [(name, module) for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    # A family's own kind of linear map is a router of experts, which returns more than a product.
+    return [name for name, module in found if not type(module).__module__.startswith("transformers.models.")]
 
 
 def _has_adapter(module: nn.Module) -> bool:

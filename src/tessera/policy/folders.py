@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tessera.core.errors import UserError
+
 
 @contextmanager
 def whole_folder(target: Path, *, replace: bool) -> Iterator[Path]:
@@ -27,6 +29,16 @@ def whole_folder(target: Path, *, replace: bool) -> Iterator[Path]:
             _rename_unless_taken(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_taken(target: Path, force: bool) -> None:
+    """Raise UserError when `target` is there and `force` is not, or when it is no model's or adapter's folder."""
+    if not target.exists():
+        return
+    if not force:
+        raise UserError(f"{target} is there already: give another --out, or --force to replace it")
+    if not any((target / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError(f"--force replaces the folder of a model or an adapter, and {target} is none")
 
 
 def _sibling(target: Path) -> Path:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from tessera.core.errors import UserError
 from tessera.core.seeding import derive
-from tessera.policy import products
+from tessera.policy import products, quantized
 from tessera.policy.adapters import LoraSettings, attach_lora, attach_saved
 from tessera.policy.embedded import EMBEDDED, cache_folder, is_installed
+from tessera.policy.prefix import causal_lm
 from tessera.policy.prompting import read_template
+from tessera.policy.quantized import Bits
 from tessera.policy.sources import load_base
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class ModelConfig(BaseModel):
     """Which model, in which precision, where, and what of it learns.
 
-    `lora: null` loads a frozen model, for evaluation only. `adapter` is the folder of a saved LoRA adapter to start
+    `quantize` keeps the frozen maps of the layers in 8 or 4 bits. `lora: null` loads a frozen model, for evaluation
+    only. `adapter` is the folder of a saved LoRA adapter to start
     from or to evaluate; it brings its own LoRA settings, so `lora` is left out then. `chat_template` is the path of
     a jinja file that replaces the tokenizer's.
     """
@@ -45,6 +48,7 @@ class ModelConfig(BaseModel):
 
     name: str = "smollm2-135m-instruct"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    quantize: Bits | None = None
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     attn_implementation: str = "sdpa"
     revision: str | None = None
@@ -98,9 +102,15 @@ class Policy:
         """
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise UserError("gradient checkpointing is on: call gradient_checkpointing_disable() on the model first")
+        if getattr(causal_lm(model), "_is_stateful", False):
+            raise UserError(
+                f"models of type {model.config.model_type} keep a running state in place of keys and values of every "
+                "token, and cannot be trained here"
+            )
         policy_model: Any = _with_adapter(model, lora, seed)
         policy_model.eval()
         products.adopt(policy_model)
+        quantized.even(policy_model)
         policy_model.config.use_cache = True
         weight: Tensor = policy_model.get_input_embeddings().weight
         eos_ids = end_ids(policy_model, tokenizer)
@@ -147,13 +157,20 @@ def load_policy(config: ModelConfig, *, seed: int = 0) -> Policy:
     Raises UserError (one line) for an unknown name, a device or precision that is not there, or an adapter that
     does not fit.
     """
-    device = resolve_device(config.device)
+    model, tokenizer = load_adapted(config, resolve_device(config.device))
+    return Policy.from_objects(model, tokenizer, lora=config.lora, seed=derive(seed, "adapter"), name=config.name)
+
+
+def load_adapted(
+    config: ModelConfig, device: torch.device
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The model that `config` names, in its saved adapter where one is named, and its tokenizer. Errors as in
+    `load_policy`."""
     model, tokenizer = _load_in_supported_dtype(config, device)
     if config.chat_template is not None:
         tokenizer.chat_template = read_template(config.chat_template)
-    model = model.to(device)  # type: ignore[arg-type]
-    adapted = model if config.adapter is None else attach_saved(model, config.adapter)
-    return Policy.from_objects(adapted, tokenizer, lora=config.lora, seed=derive(seed, "adapter"), name=config.name)
+    model = model if config.quantize else model.to(device)  # type: ignore[arg-type]
+    return (model if config.adapter is None else attach_saved(model, config.adapter)), tokenizer
 
 
 def resolve_device(name: str) -> torch.device:
@@ -217,6 +234,8 @@ def _load_in_supported_dtype(
             revision=config.revision,
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
+            quantize=config.quantize,
+            device=device,
         )
 
     if config.dtype != "auto":

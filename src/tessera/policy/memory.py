@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from tessera.policy.adapters import adapter_matrices, attach_lora, attach_saved, frozen_layers
+from tessera.policy import quantized
+from tessera.policy.adapters import adapter_matrices, attach_lora, attach_saved, decoder_layers, frozen_layers
 from tessera.policy.head import CHUNK_BYTES
 from tessera.policy.load import DTYPES, ModelConfig
+from tessera.policy.quantized import Bits
 from tessera.policy.sources import load_config
 
 if TYPE_CHECKING:
@@ -82,21 +85,35 @@ def skeleton(config: ModelConfig) -> PreTrainedModel | PeftModel:
     return model if config.lora is None else attach_lora(model, config.lora, seed=0)
 
 
-def estimate(model: nn.Module, work: Workload) -> list[Part]:
+def estimate(model: nn.Module, work: Workload, quantize: Bits | None = None) -> list[Part]:
     """The plan for one step of `work` with `model` (real, or a `skeleton`); its last part is the peak.
 
-    The peak is what stays for the whole run plus the larger of the two phases, sampling and update.
+    The peak is what stays for the whole run plus the larger of the two phases, sampling and update. The maps of a
+    skeleton's layers will be loaded in the bits of `quantize`.
     """
-    always = [_weights(model), _adapter(model, work), _trunk(model, work)]
-    sampling = [_cache(model, work), _sampling_logits(model, work)]
-    update = [_activations(model, work), _passing(model, work)]
+    always = [_weights(model, quantize), _adapter(model, work), _trunk(model, work)]
+    sampling = [_cache(model, work), _sampling_logits(model, work), _dora_cache(model)]
+    update = [_activations(model, work), _passing(model, work), _whole_maps(model, quantize)]
     peak = _sum(always) + max(_sum(sampling), _sum(update))
     return [*always, *sampling, *update, Part("peak", peak, "what stays + max(sampling, update)")]
 
 
-def _weights(model: nn.Module) -> Part:
-    frozen = (p for p in model.parameters() if not p.requires_grad)
-    return Part("weights", sum(p.numel() * p.element_size() for p in frozen), "parameters x bytes each")
+def _weights(model: nn.Module, quantize: Bits | None) -> Part:
+    size = sum(_bytes(p) + quantized.state_bytes(p) for p in model.parameters() if not p.requires_grad)
+    if quantize is not None:
+        maps = [module.weight for module in _frozen_maps(model) if type(module) is nn.Linear]
+        size += sum(quantized.packed_bytes(weight, quantize) - _bytes(weight) for weight in maps)
+    return Part("weights", size, "parameters x bytes each")
+
+
+def _frozen_maps(model: nn.Module) -> list[nn.Linear]:
+    """The linear maps of the layers, without those of adapters."""
+    maps = (m for layer in decoder_layers(model)[1] for m in layer.modules() if isinstance(m, nn.Linear))
+    return [m for m in maps if not m.weight.requires_grad]
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _adapter(model: nn.Module, work: Workload) -> Part:
@@ -141,17 +158,40 @@ def _activations(model: nn.Module, work: Workload) -> Part:
 def _layer(model: nn.Module, work: Workload) -> int:
     """What autograd keeps in one layer: two norm inputs in float32, query, attention output and its normaliser, three
     tensors of the feed-forward block, the float32 input and inner product of each adapted map (maps of one input share
-    it in float32), and the keys and values that each row attends to."""
+    it in float32), with DoRA two of its outputs besides, and the keys and values that each row attends to."""
     shape, size = _shape(model), _itemsize(model)
     layers = max(1, shape.depth - frozen_layers(model))
     inner = sum(p.shape[0] for p in adapter_matrices(model)[::2]) // layers
     inputs = [p.shape[1] for p in adapter_matrices(model)[::2]]
     width = sum(inputs) // layers if size < FLOAT32 else sum(set(inputs))
-    node = FLOAT32 * (2 * shape.hidden + shape.heads + width + inner) + size * (
+    dora = 2 * sum(outputs for outputs, _ in _dora_maps(model)) // layers
+    node = FLOAT32 * (2 * shape.hidden + shape.heads + width + inner + dora) + size * (
         2 * shape.query_width + 3 * shape.intermediate
     )
     seen = work.update_prompts * work.prompt_tokens + work.update_rows * (work.prompt_tokens + work.completion_tokens)
     return int(work.nodes * node + seen * 2 * shape.kv_width * size)
+
+
+def _dora_cache(model: nn.Module) -> Part:
+    size = FLOAT32 * sum(map(prod, _dora_maps(model)))
+    return Part("updates of DoRA's maps (sampling)", size, "float32 x their weights")
+
+
+def _whole_maps(model: nn.Module, quantize: Bits | None) -> Part:
+    """What exists of the one map that is at work: for DoRA its update, the sum with its weights and an identity matrix,
+    in float32; of quantised weights a copy in the model's dtype."""
+    dora = max((4 * prod(shape) + shape[1] ** 2 for shape in _dora_maps(model)), default=0)
+    packed = quantize is not None or quantized.is_quantized(model)
+    largest = max((m.in_features * m.out_features for m in _frozen_maps(model)), default=0) if packed else 0
+    size = FLOAT32 * dora + _itemsize(model) * largest
+    return Part(
+        "whole maps of DoRA or out of few bits (update)", size, "4 x float32 x largest of DoRA + largest of few bits"
+    )
+
+
+def _dora_maps(model: nn.Module) -> list[tuple[int, int]]:
+    """Outputs and inputs of every map that DoRA adapts."""
+    return [(m.out_features, m.in_features) for m in model.modules() if len(getattr(m, "lora_magnitude_vector", ()))]
 
 
 def _passing(model: nn.Module, work: Workload) -> Part:

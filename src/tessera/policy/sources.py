@@ -16,7 +16,9 @@ import torch
 from safetensors import SafetensorError
 
 from tessera.core.errors import UserError
+from tessera.policy import quantized
 from tessera.policy.embedded import EMBEDDED, embedded_folder, load_gguf, quiet
+from tessera.policy.quantized import Bits
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -29,19 +31,29 @@ def load_base(
     revision: str | None = None,
     attn_implementation: str = "sdpa",
     trust_remote_code: bool = False,
+    quantize: Bits | None = None,
+    device: torch.device | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer called `name`, on the CPU, without an adapter.
+    """The model and tokenizer called `name`, without an adapter, on the CPU; quantised, on `device`.
 
     Raises UserError when the name leads nowhere, its files are no complete causal language model, or an option does
     not apply to it.
     """
     place = locate(name, revision)
     if place is not None and place.suffix == ".gguf":
+        if quantize is not None:
+            raise UserError(f"model.quantize {quantize} takes safetensors, and {name!r} is a GGUF file")
         gguf_dtype = torch.float32 if dtype == "auto" else dtype
         with quiet(warnings=False):
             return load_gguf(place, gguf_dtype, attn_implementation=attn_implementation)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     model_options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if quantize is not None:
+        wanted = torch.float32 if dtype == "auto" else dtype
+        model_options |= {
+            "quantization_config": quantized.loading(quantize, wanted),
+            "device_map": {"": device or "cpu"},
+        }
     if place is None:
         options |= _hub_options(revision)
         # transformers looks for an adapter beside the model, and asks the network for it unless told here as well.

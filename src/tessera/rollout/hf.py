@@ -8,6 +8,7 @@ import torch
 
 from tessera.core.errors import RunStopped
 from tessera.core.types import Completion
+from tessera.policy.adapters import unchanging
 from tessera.policy.load import Policy
 from tessera.policy.prefix import causal_lm
 from tessera.policy.trunk import packs
@@ -57,7 +58,7 @@ class HFEngine:
         training = self.policy.model.training
         self.policy.model.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), unchanging(self.policy.model):
                 if packs(causal_lm(self.policy.model)):
                     Refill(self.policy, feed, sampling, self.max_rows).run()
                 else:
