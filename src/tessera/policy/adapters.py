@@ -130,7 +130,7 @@ def adapter_matrices(model: nn.Module) -> list[nn.Parameter]:
 @contextmanager
 def unchanging(model: nn.Module) -> Iterator[None]:
     """Within the context no weight changes, so that DoRA, where there is one, takes the norms of its maps once."""
-    scales = [m for m in model.modules() if hasattr(m, "_dora_cache")]
+    scales: list[Any] = [m for m in model.modules() if hasattr(m, "_dora_cache")]
     if not scales:
         yield
         return

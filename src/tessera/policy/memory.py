@@ -191,7 +191,8 @@ def _whole_maps(model: nn.Module, quantize: Bits | None) -> Part:
 
 def _dora_maps(model: nn.Module) -> list[tuple[int, int]]:
     """Outputs and inputs of every map that DoRA adapts."""
-    return [(m.out_features, m.in_features) for m in model.modules() if len(getattr(m, "lora_magnitude_vector", ()))]
+    adapted: list[Any] = [m for m in model.modules() if len(getattr(m, "lora_magnitude_vector", ()))]
+    return [(m.out_features, m.in_features) for m in adapted]
 
 
 def _passing(model: nn.Module, work: Workload) -> Part:
