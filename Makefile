@@ -6,13 +6,14 @@ INSTALLED := .venv/installed
 # What is held to a coverage of 95 %: the arithmetic.
 CORE := src/tessera/core/*,src/tessera/pieces/*,src/tessera/algorithms/*
 
-.PHONY: help install bench demo test check lint slow constraints
+.PHONY: help install bench demo docs test check lint slow constraints
 
 help:
 	@echo "make demo     train the embedded model on two-digit sums, and write runs/demo/report.html"
 	@echo "make test     everything that has to hold: style, types, import rules, tests, coverage"
 	@echo "make check    the same without coverage"
 	@echo "make slow     the tests that need the embedded model, or minutes"
+	@echo "make docs     the documentation as a site, in site/"
 	@echo "make bench    what an update costs beside TRL's (an hour)"
 	@echo "make install  only what the others begin with: .venv with the pinned dependencies"
 
@@ -36,9 +37,12 @@ bench: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/tessera train recipes/demo.yaml --force
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check src tests examples benchmarks docs
-	$(BIN)/ruff format --check src tests examples benchmarks docs/algorithms
+	$(BIN)/ruff format --check src tests examples benchmarks docs/algorithms docs/site
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 

@@ -185,24 +185,3 @@ def test_a_drawing_is_what_its_script_draws(name: str, monkeypatch: pytest.Monke
     places = [[float(n) for n in re.findall(numbers, text)] for text in (drawn, kept)]
     assert places[0] == pytest.approx(places[1], abs=0.11)
     assert any(f"({name}.svg)" in page.read_text(encoding="utf-8") for page in ALGORITHMS.glob("*.md"))
-
-
-PAGES = sorted(ALGORITHMS.glob("*.md"))
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_of_methods_prints_is_what_its_code_prints(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = page.read_text(encoding="utf-8")
-    for code, printed in re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL):
-        exec(code, {})
-        assert capsys.readouterr().out == printed
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_stages_of_a_page_of_methods_can_be_read(page: Path) -> None:
-    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        stages = yaml.safe_load(block)
-        recipe = {"model": {"name": "m"}, "task": "arithmetic", "stages": stages, "run": {"dir": "runs/x"}}
-        for stage in check_recipe(recipe, page.name).stages:
-            assert isinstance(stage, settings.RLStage)
-            assert build(stage.algorithm)
