@@ -15,6 +15,8 @@ from pydantic_core import PydanticUndefined
 
 from tessera.algorithms import build, registered
 from tessera.core.errors import UserError
+from tessera.environments import settings as environment
+from tessera.environments.mcp_tool import McpSettings
 from tessera.pieces import CORRECTION, KINDS, make, names
 from tessera.policy.adapters import LoraSettings
 from tessera.policy.load import ModelConfig
@@ -85,6 +87,12 @@ SECTIONS: Mapping[str, Any] = {
     "stages.plateau": defaults(settings.PlateauSettings),
     "stages.rollouts.curriculum": defaults(settings.CurriculumSettings),
     "stages.sentinels": defaults(settings.SentinelSettings),
+    "environment": defaults(environment.EnvironmentSettings),
+    "environment.tools": defaults(environment.ToolSettings),
+    "environment.tools.search": defaults(environment.SearchSettings),
+    "environment.tools.python": defaults(environment.PythonSettings),
+    "environment.tools.sql": defaults(environment.SqlSettings),
+    "environment.tools.mcp": defaults(McpSettings),
     "evaluation": defaults(settings.EvaluationSettings),
     "engine: in_process": defaults(engines.InProcess),
     "engine: vllm_server": defaults(engines.VLLMServerSettings),

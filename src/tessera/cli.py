@@ -25,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app)
+tools = typer.Typer(help="Tools that models call.", no_args_is_help=True)
+app.add_typer(tools, name="tools")
 console = Console()
 
 USER_ERROR, STOPPED, INTERRUPTED = 2, 1, 130
@@ -256,6 +258,48 @@ def explain(
 
     for found in explain_source(source, overrides or [], rewards=read_rewards(rewards), seed=seed, old_shift=old_shift):
         _show(render(found))
+
+
+@app.command()
+def index(
+    corpus: Annotated[str, typer.Argument(help="JSON Lines or Parquet with id, text and, if there is one, title.")],
+    out: Annotated[Path, typer.Option(help="The folder of the index.")] = Path("index"),
+    dense: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Embed with this sentence-transformers model too.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the index that is there.")] = False,
+) -> None:
+    """Index passages for the search tool: BM25, and dense vectors with a model."""
+    from rich.progress import Progress
+
+    from tessera.tooling import make_index
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("embedding" if dense else "indexing", total=None)
+        count = make_index(corpus, out, dense, force, lambda done, all_: bar.update(task, completed=done, total=all_))
+    _say(f"{count} passages in {out}")
+
+
+@tools.command()
+def serve(
+    named: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TOOL[.KEY=VALUE]...", help="search.index=DIR, python, sql.database=FILE; as in a recipe."
+        ),
+    ],
+    http: Annotated[bool, typer.Option("--http", help="Streamable HTTP; standard input and output otherwise.")] = False,
+    host: Annotated[str, typer.Option(help="Where HTTP is served.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of HTTP.")] = 8377,
+    token_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The variable with the token that HTTP callers need.")
+    ] = None,
+) -> None:
+    """Serve tools over the Model Context Protocol."""
+    from tessera import __version__
+    from tessera.tooling import Address, serve_tools
+
+    serve_tools(named, Address(host, port, token_env) if http else None, __version__)
 
 
 @app.command()

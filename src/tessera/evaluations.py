@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +24,7 @@ from tessera.reports.environment import environment
 from tessera.reports.evaluations import EvaluationFolder
 from tessera.reports.evaluations_page import markdown
 from tessera.rollout.collect import Collector
+from tessera.rollout.episodes import open_tools
 from tessera.rollout.hf import HFEngine
 from tessera.subject import Subject, read_subject
 from tessera.tasks.base import SPLITS
@@ -77,9 +79,12 @@ def run_evaluation(wanted: Wanted, progress: Progress) -> Evaluated:
     settings = _settings(wanted, subject, asked)
     path = wanted.out or _default_folder(wanted, subject, parts)
     there = EvaluationFolder.check(path, settings, wanted.force)
-    collectors = None if _complete(there, asked) and not wanted.force else _collectors(subject, asked, wanted.at_once)
-    with EvaluationFolder.start(path, settings, wanted.force) as folder:
-        for one, collector in zip(asked, collectors or (), strict=False):
+    with ExitStack() as opened:
+        collectors: list[Collector] = []
+        if wanted.force or not _complete(there, asked):
+            collectors = _collectors(subject, asked, wanted.at_once, opened)
+        folder = opened.enter_context(EvaluationFolder.start(path, settings, wanted.force))
+        for one, collector in zip(asked, collectors, strict=False):
             _evaluate(folder, one, collector, subject.seed, wanted.at_once, progress)
         rows = folder.rows()
         result = _result(wanted, subject, parts, skipped, rows)
@@ -134,6 +139,7 @@ def _settings(wanted: Wanted, subject: Subject, asked: Sequence[_Asked]) -> dict
         "model": subject.model.model_dump(mode="json"),
         "weights": subject.weights(),
         "chat_template_kwargs": dict(subject.chat_template_kwargs),
+        **({} if subject.environment is None else {"environment": subject.environment.model_dump(mode="json")}),
         "seed": subject.seed,
         "suite": wanted.suite,
         "parts": [
@@ -172,10 +178,11 @@ def _done(rows: Sequence[dict[str, Any]], part: Part) -> set[str]:
     return scores.finished([row for row in rows if row["part"] == part.name], part.samples)
 
 
-def _collectors(subject: Subject, asked: Sequence[_Asked], at_once: int) -> list[Collector]:
+def _collectors(subject: Subject, asked: Sequence[_Asked], at_once: int, opened: ExitStack) -> list[Collector]:
     policy = load_policy(subject.model, seed=subject.seed)
-    engine = HFEngine(policy, at_once)
-    collectors = [Collector(engine, policy, one.questions.task, subject.chat_template_kwargs) for one in asked]
+    engine, kwargs = HFEngine(policy, at_once), subject.chat_template_kwargs
+    tools = opened.enter_context(open_tools(policy, subject.environment, subject.folder))
+    collectors = [Collector(engine, policy, one.questions.task, kwargs, tools) for one in asked]
     for one, collector in zip(asked, collectors, strict=True):
         collector.check_fits(one.questions.problems, one.part.max_new_tokens)
     return collectors

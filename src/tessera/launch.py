@@ -18,6 +18,7 @@ from tessera.reports.run import RunFolder
 from tessera.rollout.collect import Collector
 from tessera.rollout.engine import Engine
 from tessera.rollout.engines import open_engine
+from tessera.rollout.episodes import open_tools
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.data import locate
 from tessera.tasks.registry import load_task
@@ -103,8 +104,8 @@ def start(
     if not policy.trainable_parameters():
         raise UserError("model.lora is null: training needs an adapter, such as model.lora: {rank: 16}")
     opening = nullcontext(engine) if engine else open_engine(recipe.engine, policy, recipe.model, recipe.run.max_rows)
-    with opening as own:
-        collector = Collector(own, policy, prepared.task.task, recipe.chat_template_kwargs)
+    with opening as own, open_tools(policy, recipe.environment, _folder(recipe)) as tools:
+        collector = Collector(own, policy, prepared.task.task, recipe.chat_template_kwargs, tools)
         _check_lengths(prepared, collector)
         folder = RunFolder.resume(*opened) if resume else RunFolder.create(*opened, force=force)
         return _train(prepared, policy, collector, folder, observers, resume)

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tessera.core.errors import UserError, nearest, unknown
 from tessera.core.types import Problem
+from tessera.environments.settings import EnvironmentSettings
 from tessera.policy.load import ModelConfig
 from tessera.rollout.engines import PLACE, EngineSettings, InProcess
 from tessera.tasks.data import locate
@@ -41,6 +42,7 @@ class Recipe(Settings):
         default_factory=dict, description="variables that the model's chat template reads"
     )
     stages: tuple[Stage, ...] = Field(min_length=1, description="one after another")
+    environment: EnvironmentSettings | None = Field(None, description="tools that the model may call; null: none")
     evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = InProcess()
     tracking: tuple[TrackerSettings, ...] = Field((), description="trackers that get the numbers too")

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from tessera.core.errors import UserError
+from tessera.environments.settings import EnvironmentSettings
 from tessera.launch import IN_MEMORY
 from tessera.policy.adapters import WEIGHTS_FILE
 from tessera.policy.embedded import EMBEDDED
@@ -31,6 +32,7 @@ class PlainModel(Settings):
     model: ModelConfig = ModelConfig()
     task: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    environment: EnvironmentSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @field_validator("task", mode="before")
@@ -51,6 +53,7 @@ class Subject:
     max_new_tokens: int
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     run: Path | None = None
+    environment: EnvironmentSettings | None = None
     folder: Path | None = None  # where files are looked up after the working directory
 
     def weights(self) -> str | None:
@@ -96,6 +99,7 @@ def _of_recipe(source: str, overrides: Sequence[str], run: Path | None) -> Subje
         max_new_tokens=recipe.evaluation_tokens,
         chat_template_kwargs=recipe.chat_template_kwargs,
         run=run,
+        environment=recipe.environment,
         folder=None if recipe.data_dir is None else Path(recipe.data_dir),
     )
 
@@ -111,6 +115,7 @@ def _of_model(name: str, overrides: Sequence[str]) -> Subject:
         evaluation=keys.evaluation,
         max_new_tokens=keys.evaluation.max_new_tokens or 512,
         chat_template_kwargs=keys.chat_template_kwargs,
+        environment=keys.environment,
     )
 
 

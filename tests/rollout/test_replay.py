@@ -69,7 +69,7 @@ def test_a_start_carries_the_first_tokens_of_its_completion() -> None:
 
 def test_a_replayed_completion_is_remembered_from_its_problems_own_prompt() -> None:
     found = buffer(group("a", [((12, 13), 1.0)], prefix=(10, 11)))
-    assert found.state() == [{"problem_id": "a", "ids": (10, 11, 12, 13), "solved": True}]
+    assert found.state() == [{"problem_id": "a", "ids": (10, 11, 12, 13), "sampled": (True,) * 4, "solved": True}]
 
 
 def test_nothing_of_that_outcome_is_none() -> None:

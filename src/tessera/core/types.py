@@ -60,6 +60,25 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool as the model wrote it, why it failed, if it did, and whether it found nothing."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+    failure: str | None = None
+    empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What tools put into a completion: its tokens `start` to `end`, the answer to `calls`."""
+
+    start: int
+    end: int
+    calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One scored completion of a prompt.
 
@@ -68,6 +87,7 @@ class Rollout:
     prefill included. `error` holds the text of a reward that failed; such a rollout has reward None and takes no
     part in training. `reward` is what training sees; `unshaped` is what the task gave, where a penalty was added to it.
     `correct` is whether the answer is right, None where the reward failed or nobody asked. `trunk` is the completion's.
+    `turns` are the results of tools among the tokens; what a tool wrote is no part of `text`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -82,6 +102,12 @@ class Rollout:
     unshaped: float | None = None
     correct: bool | None = None
     trunk: Any = field(default=None, compare=False, repr=False)
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def written(self) -> int:
+        """How many tokens the policy wrote."""
+        return sum(self.sampled)
 
     @property
     def earned(self) -> float | None:
@@ -102,12 +128,14 @@ class Rollout:
 class Group:
     """The rollouts of one prompt, compared with each other.
 
-    All share `prompt_ids`: the rendered prompt, followed, for a replay, by the first tokens of an earlier completion.
+    All share `prompt_ids`: the rendered prompt, followed, for a replay, by the first tokens of an earlier completion,
+    of which `prefix_sampled` says what the policy wrote.
     """
 
     problem: Problem
     prompt_ids: tuple[int, ...]
     rollouts: tuple[Rollout, ...]
+    prefix_sampled: tuple[bool, ...] = ()
 
     @property
     def rewards(self) -> tuple[float, ...]:

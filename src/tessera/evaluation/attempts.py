@@ -100,7 +100,7 @@ def _rows(collector: Collector, part: Part, group: Group) -> Iterator[Row]:
             "error": rollout.error or (read.error if read else None),
             "solved": rollout.solved(part.success),
             "finish_reason": rollout.finish_reason,
-            "tokens": len(rollout.ids),
+            "tokens": rollout.written,
         }
 
 

@@ -44,7 +44,7 @@ class Evaluation:
     @property
     def mean_length(self) -> float:
         """Tokens a completion."""
-        return sum(len(group.rollouts[0].ids) for group in self.groups) / len(self.groups)
+        return sum(group.rollouts[0].written for group in self.groups) / len(self.groups)
 
 
 def evaluate(

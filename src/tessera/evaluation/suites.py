@@ -16,6 +16,7 @@ from tessera.evaluation.attempts import Part
 SAMPLED = 0.6  # the temperature of avg@k and pass@k
 LONGEST = 4096  # tokens of a solution in competition mathematics
 COMPETITIONS = ("aime24", "amc", "math500", "minerva", "olympiadbench")
+QUESTIONS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
 JUST_TEST = {"train_size": 1, "validation_size": 0}  # the test split is drawn first
 
 
@@ -113,6 +114,10 @@ SUITES: dict[str, Suite] = {
     "countdown": Suite(
         "Countdown with three or four numbers, pass@1",
         (_greedy("countdown", {"name": "countdown", "test": "countdown/test.jsonl"}, 512),),
+    ),
+    "qa": Suite(
+        "NQ, TriviaQA, PopQA, HotpotQA, 2WikiMultihopQA, MuSiQue and Bamboogle, exact match (those of 2511.00066)",
+        tuple(_greedy(name, {"name": "search_qa", "test": f"{name}/test.jsonl"}, 512) for name in QUESTIONS),
     ),
     "math_001": Suite(
         "AIME24, AMC, MATH-500, Minerva and OlympiadBench in a chat, pass@1 (the test sets of 2510.00194)",

@@ -1,5 +1,5 @@
-"""The one place where an exception becomes data: a reward that fails is an error of its rollout, not of the run, and so
-is what else a run can do without."""
+"""The one place where an exception becomes data: a reward or a tool that fails is an error of its rollout, not of
+the run, and so is what else a run can do without."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 
 from tessera.core.errors import TesseraError
 from tessera.core.types import Problem
+from tessera.environments.syntax import Result
+from tessera.environments.tool import Call, Tool, ToolFailed
 from tessera.tasks.base import Task, grade_text, owner
 
 T = TypeVar("T")
@@ -61,6 +63,17 @@ def attempt(call: Callable[[], T]) -> tuple[T | None, str | None]:
         raise
     except Exception as error:  # noqa: BLE001 - a client of another service may raise anything
         return None, _line(error)
+
+
+def run_tool(tool: Tool, call: Call, limit: float) -> Result:
+    """What `tool` answers; a tool that raises is an error that the model is told in a line."""
+    try:
+        text = tool.call(call.arguments, limit)
+    except ToolFailed as failed:
+        return Result(f"error: {failed}", failed.reason)
+    except Exception as error:  # noqa: BLE001 - a user's tool, or a server's, may raise anything
+        return Result(f"error: {_line(error)[:500]}", "crash")
+    return Result(text) if isinstance(text, str) else Result(f"error: not a text: {text!r:.100}", "crash")
 
 
 def _line(error: Exception) -> str:

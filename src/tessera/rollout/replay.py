@@ -16,10 +16,12 @@ Outcome = Literal["success", "failure"]
 
 
 class Remembered(NamedTuple):
-    """A graded completion: its problem's id, all its tokens after the problem's own prompt, and if it is a success."""
+    """A graded completion: its problem's id, all its tokens after the problem's own prompt, which of them the policy
+    wrote, and if it is a success."""
 
     problem_id: str
     ids: tuple[int, ...]
+    sampled: tuple[bool, ...]
     solved: bool
 
 
@@ -40,20 +42,23 @@ class ReplayBuffer:
             for rollout in group.rollouts:
                 if rollout.earned is not None:
                     solved = rollout.solved(self.threshold)
-                    self._entries.append(Remembered(group.problem.id, prefix + rollout.ids, solved))
+                    own = (group.prefix_sampled or (True,) * len(prefix)) + rollout.sampled
+                    self._entries.append(Remembered(group.problem.id, prefix + rollout.ids, own, solved))
 
     def draw(self, outcome: Outcome, problems: Mapping[str, Problem], generator: Generator) -> Start | None:
         """A start inside a random completion of that outcome, or None when there is none.
 
-        The cut is uniform over the completion's tokens: after none of them up to all but the last. A cut after the
-        last one leaves nothing to generate; leaving it out is the paper's uniform draw with such draws repeated.
+        The cut is uniform over the tokens that the policy wrote: before the first of them up to before the last. A cut
+        behind the last one leaves nothing to generate; leaving it out is the paper's uniform draw with such draws
+        repeated.
         """
-        wanted = [e for e in self._entries if e.solved == (outcome == "success") and e.ids]
+        wanted = [e for e in self._entries if e.solved == (outcome == "success") and any(e.sampled)]
         if not wanted:
             return None
         entry = wanted[int(torch.randint(len(wanted), (), generator=generator))]
-        cut = int(torch.randint(len(entry.ids), (), generator=generator))
-        return Start(problems[entry.problem_id], entry.ids[:cut])
+        own = [t for t, sampled in enumerate(entry.sampled) if sampled]
+        cut = own[int(torch.randint(len(own), (), generator=generator))]
+        return Start(problems[entry.problem_id], entry.ids[:cut], entry.sampled[:cut])
 
     def clear(self) -> None:
         """Forget everything."""
@@ -66,4 +71,5 @@ class ReplayBuffer:
     def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
         """Take over what `state` returned."""
         self._entries.clear()
-        self._entries.extend(Remembered(e["problem_id"], tuple(e["ids"]), e["solved"]) for e in state)
+        for e in state:
+            self._entries.append(Remembered(e["problem_id"], tuple(e["ids"]), tuple(e["sampled"]), e["solved"]))

@@ -19,7 +19,7 @@ def overlong(group: Group, start: int, limit: int, buffer: int, penalty: float) 
 def _shaped(rollout: Rollout, start: int, limit: int, buffer: int, penalty: float) -> Rollout:
     if rollout.reward is None:
         return rollout
-    beyond = start + len(rollout.ids) - (limit - buffer)
+    beyond = start + rollout.written - (limit - buffer)
     lost = penalty * min(max(beyond / buffer, 0.0), 1.0)
     components = {**rollout.components, "overlong": -lost}
     return replace(rollout, reward=rollout.reward - lost, components=components, unshaped=rollout.reward)

@@ -49,7 +49,11 @@ def _math(n: int) -> dict[str, Any]:
     return {"id": f"made-{n}", "problem": f"What is ${n}$ divided by ${n + 1}$?", "answer": answer}
 
 
-_ROWS = {"gsm8k": _gsm8k, "jsonl": _sum, "math": _math, "svamp": _svamp}
+def _search_qa(n: int) -> dict[str, Any]:
+    return {"id": f"made-{n}", "question": f"Which king followed Charles {n}?", "answers": [f"Louis {n}"]}
+
+
+_ROWS = {"gsm8k": _gsm8k, "jsonl": _sum, "math": _math, "search_qa": _search_qa, "svamp": _svamp}
 _NEEDS = {"math": "math_verify", "reasoning_gym": "reasoning_gym"}
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "jsonl": {"reward": "last_integer"},

@@ -22,6 +22,7 @@ from tessera.tasks.mixture import Mixture
 from tessera.tasks.multiplication import Multiplication
 from tessera.tasks.options import read_options
 from tessera.tasks.reasoning_gym import PREFIX, ReasoningGym
+from tessera.tasks.search_qa import SearchQA
 from tessera.tasks.svamp import Svamp
 from tessera.tasks.user_task import load_user_task
 
@@ -35,6 +36,7 @@ TASKS: dict[str, type[RegisteredTask]] = {
     "mixture": Mixture,
     "multiplication": Multiplication,
     "reasoning_gym": ReasoningGym,
+    "search_qa": SearchQA,
     "svamp": Svamp,
 }
 

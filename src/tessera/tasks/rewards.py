@@ -15,6 +15,8 @@ from tessera.tasks.equivalence import equivalent
 from tessera.tasks.formats import has_answer, has_box, has_thoughts
 from tessera.tasks.grading import integer_text, last_integer
 from tessera.tasks.numerals import final_number, number_of
+from tessera.tasks.squad import matches, normalised
+from tessera.tasks.tags import tagged
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,18 @@ def _score_math(problem: Problem, text: str) -> float:
     return float(equivalent(_golds(problem.answer), text))
 
 
+def _score_squad(problem: Problem, text: str) -> float:
+    found = tagged(text, "answer")
+    return float(found is not None and matches(found, problem.answer))
+
+
+def _read_aliases(answer: Any) -> tuple[str, ...]:
+    aliases = tuple(map(_read_text, answer)) if isinstance(answer, list | tuple) else (_read_text(answer),)
+    if not any(map(normalised, aliases)):
+        raise ValueError("it needs an answer with a word or a number in it")
+    return aliases
+
+
 def _read_expressions(answer: Any) -> str | tuple[str, ...]:
     if isinstance(answer, list | tuple) and answer:
         return tuple(map(_read_text, answer))
@@ -157,6 +171,12 @@ REWARDS = {
             r"1 if what the last `\boxed{}` holds is mathematically equal to the gold answer, or to one of several",
             _score_math,
             _read_expressions,
+        ),
+        NamedReward(
+            "squad_match",
+            "1 if what stands between the one pair of `<answer>` tags is a gold answer after SQuAD's normalisation",
+            _score_squad,
+            _read_aliases,
         ),
         NamedReward(
             "format_think",

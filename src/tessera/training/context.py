@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -133,7 +133,8 @@ class RunContext:
                 "components": dict(rollout.components),
                 "finish_reason": rollout.finish_reason,
                 "error": rollout.error,
-                "tokens": len(rollout.ids),
+                "tokens": rollout.written,
+                **({"turns": [asdict(turn) for turn in rollout.turns]} if rollout.turns else {}),
             }
             for index, group in enumerate(groups)
             for rollout in group.rollouts

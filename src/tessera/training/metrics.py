@@ -25,7 +25,7 @@ def of_rewards(groups: Sequence[Group], success: float | None) -> Row:
     """What the step's own rollouts earned (replays left out); for `success` see `Rollout.solved`."""
     rollouts = [r for group in groups for r in group.rollouts]
     rewards = [r.reward for r in rollouts if r.reward is not None]
-    lengths = [len(r.ids) for r in rollouts]
+    lengths = [r.written for r in rollouts]
     names = sorted({name for r in rollouts for name in r.components})
     return {
         **{f"reward/{name}": _mean([r.components[name] for r in rollouts if name in r.components]) for name in names},
@@ -103,6 +103,19 @@ def of_updates(updates: Sequence[Update]) -> Row:
         "mismatch/kl": _tensor_mean(torch.expm1(-mismatch) + mismatch),
         "mismatch/unknown": len(told) - len(mismatch) if scored else None,
         **summary([part for u in made for part in u.tokens.importance]),
+    }
+
+
+def of_tools(groups: Sequence[Group]) -> Row:
+    """What the tools of an environment were asked, and what they gave."""
+    rollouts = [r for group in groups for r in group.rollouts]
+    calls = [call for r in rollouts for turn in r.turns for call in turn.calls]
+    return {
+        "tools/calls": _mean([sum(len(turn.calls) for turn in r.turns) for r in rollouts]),
+        "tools/users": _mean([bool(r.turns) for r in rollouts]),
+        "tools/failed": _mean([call.failure is not None for call in calls]),
+        "tools/empty": _mean([call.empty for call in calls]),
+        "tools/tokens": _mean([len(r.ids) - r.written for r in rollouts]),
     }
 
 

@@ -98,7 +98,12 @@ class RLRunner:
         return {
             "sampler": self.sampler.state(),
             "replay": self.replay.state(),
-            "sentinels": {"moved": watched.moved, "flat_steps": watched.flat_steps, "said": watched.truncation_said},
+            "sentinels": {
+                "moved": watched.moved,
+                "flat_steps": watched.flat_steps,
+                "said": watched.truncation_said,
+                "empty_said": watched.empty_said,
+            },
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -107,7 +112,7 @@ class RLRunner:
         self.replay.restore(state["replay"])
         seen = state["sentinels"]
         self.sentinels.moved, self.sentinels.flat_steps = seen["moved"], seen["flat_steps"]
-        self.sentinels.truncation_said = seen["said"]
+        self.sentinels.truncation_said, self.sentinels.empty_said = seen["said"], seen["empty_said"]
 
     def _sync(self) -> None:
         began = time.perf_counter()
@@ -132,7 +137,7 @@ class RLRunner:
 
     def _collect(self, starts: Sequence[Start], *names: str | int) -> list[Group]:
         # A restarted completion may grow as long as any other, not longer: the context was checked for that length.
-        left = self.settings.max_new_tokens - max(len(start.prefix_ids) for start in starts)
+        left = self.settings.max_new_tokens - max(start.written for start in starts)
         sampling = Sampling(
             max_new_tokens=left,
             temperature=self.settings.temperature,
@@ -142,9 +147,10 @@ class RLRunner:
         shaping = self.settings.rollouts
         if shaping.overlong_buffer:
             rule = (self.settings.max_new_tokens, shaping.overlong_buffer, shaping.overlong_penalty)
-            groups = [overlong(g, len(s.prefix_ids), *rule) for g, s in zip(groups, starts, strict=True)]
+            groups = [overlong(g, s.written, *rule) for g, s in zip(groups, starts, strict=True)]
         self.run.log_groups(groups)  # before anything can stop the run over them
         self.sentinels.rewards(groups)
+        self.sentinels.tools(groups)
         return groups
 
     def _update(self, groups: Sequence[Group], *names: str | int, diagnosed: bool = False) -> list[Update]:
@@ -205,6 +211,7 @@ class RLRunner:
             **metrics.of_parts(groups, self.run.evaluation.success, list(self.run.task.part_weights)),
             **metrics.of_difficulty(groups, self.settings.rollouts.curriculum),
             **metrics.of_tokens(groups, replayed, updates),
+            **(metrics.of_tools(groups) if self.run.collector.tooled else {}),
             **metrics.of_updates(updates),
             "replay/success": sum(outcome == "success" for outcome, _ in replays),
             "replay/failure": sum(outcome == "failure" for outcome, _ in replays),

@@ -33,6 +33,7 @@ class Sentinels:
         self.moved = False
         self.flat_steps = 0
         self.truncation_said = False
+        self.empty_said = False
 
     def weights_moved(self, before: str, after: str) -> None:
         """After an update that carried credit: the fingerprints of the adapter before and after must differ."""
@@ -80,6 +81,19 @@ class Sentinels:
         if cut > self.limits.truncation_rate and not self.truncation_said:
             self.truncation_said = True
             log.warning("%.0f %% of completions are cut at the token limit: raise max_new_tokens", 100 * cut)
+
+    def tools(self, groups: Sequence[Group]) -> None:
+        """Warn when tools find nothing in most of their calls, or fail: training goes on without them."""
+        calls = [call for group in groups for r in group.rollouts for turn in r.turns for call in turn.calls]
+        useless = [call for call in calls if call.empty or call.failure is not None]
+        if len(useless) > self.limits.useless_calls * len(calls) and not self.empty_said:
+            self.empty_said = True
+            empty = sum(call.empty for call in useless)
+            log.warning(
+                "%d of %d calls of tools gave nothing: %d were empty, %d failed (the first: %s)",
+                *(len(useless), len(calls), empty, len(useless) - empty),
+                next((f"{call.tool}, {call.failure}" for call in useless if call.failure), "none"),
+            )
 
     def spread(self, groups: Sequence[Group]) -> None:
         """Once a step, of its own groups: warn when none has had any spread of rewards for some steps."""

@@ -133,6 +133,7 @@ class SentinelSettings(Settings):
     no_spread_steps: int = Field(20, gt=0, description="steps without reward spread in any group before a warning")
     truncation_rate: float = Field(0.5, gt=0, le=1, description="share of completions cut at the limit that warns")
     reward_failures: float = Field(0.5, ge=0, le=1, description="share of failed rewards in a step that stops the run")
+    useless_calls: float = Field(0.5, ge=0, le=1, description="share of calls of tools that give nothing that warns")
 
 
 class ComputeSettings(Settings):

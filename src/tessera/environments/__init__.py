@@ -1,0 +1,1 @@
+"""What a model does besides writing text: tools that it calls, and how it calls them."""

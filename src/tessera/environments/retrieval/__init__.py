@@ -1,0 +1,1 @@
+"""Passages for a question: BM25, dense vectors, or both."""

@@ -1,0 +1,45 @@
+"""An index is a folder: passages, and what each retriever keeps of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from tessera.core.errors import UserError, unknown
+from tessera.environments.retrieval import bm25, dense
+from tessera.environments.retrieval.bm25 import Bm25
+from tessera.environments.retrieval.dense import Dense
+from tessera.environments.retrieval.hybrid import Hybrid
+from tessera.environments.retrieval.passages import Passage, PassageFile, Progress, Retriever
+
+Kind = Literal["bm25", "dense", "hybrid"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+ABOUT = "index.json"
+
+
+def build(folder: Path, passages: Sequence[Passage], model: str | None, progress: Progress) -> None:
+    """Write an index into `folder`, an empty one; with a `model` of sentence-transformers, a dense one too."""
+    PassageFile.write(folder, passages)
+    bm25.build(folder, passages)
+    if model is not None:
+        dense.build(folder, passages, model, progress)
+    about = {"passages": len(passages), "dense": model}
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def open_index(folder: Path, kind: Kind = "bm25") -> Retriever:
+    """A retriever over an index; UserError where there is none, or none of this kind."""
+    if kind not in KINDS:
+        raise unknown("retriever", kind, KINDS)
+    if not (folder / ABOUT).is_file():
+        raise UserError(f"{folder} is no index; make one with: tessera index CORPUS --out {folder}")
+    if kind != "bm25" and json.loads((folder / ABOUT).read_text(encoding="utf-8"))["dense"] is None:
+        raise UserError(f"{folder} has no dense vectors; make them with: tessera index CORPUS --dense MODEL")
+    made: dict[Kind, Callable[[], Retriever]] = {
+        "bm25": lambda: Bm25(folder),
+        "dense": lambda: Dense(folder),
+        "hybrid": lambda: Hybrid(Bm25(folder), Dense(folder)),
+    }
+    return made[kind]()

@@ -1,0 +1,64 @@
+"""Calls of tools beside the sampling: each in a thread of its own, a slow one in nobody's way."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tessera.core.errors import UserError
+from tessera.environments.syntax import Result
+from tessera.environments.tool import Call, Tool
+from tessera.rollout.boundary import run_tool
+
+GRACE = 1.0  # seconds after its limit that a tool has to say so itself
+
+
+class Toolbox:
+    """Runs calls of `tools`, at most `at_once` at a time, and gives each `seconds`.
+
+    A tool that does not keep its limit is left behind in its thread and counted as a timeout: its place is free again.
+    """
+
+    def __init__(self, tools: Sequence[Tool], seconds: float, at_once: int = 32) -> None:
+        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
+        if len(self.tools) < len(tools):
+            names = Counter(tool.name for tool in tools)
+            raise UserError(f"two tools are called {names.most_common(1)[0][0]!r}; give one another name")
+        self.seconds = seconds
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="tools")
+        self._lock = threading.Lock()
+
+    def submit(self, calls: Sequence[Call], done: Callable[[list[Result]], None]) -> None:
+        """Run the calls of a turn side by side; `done` gets their results, in their order, from another thread."""
+        results: list[Result | None] = [None] * len(calls)
+        left = [len(calls)]
+
+        def finish(place: int, result: Result) -> None:
+            with self._lock:
+                results[place] = result
+                left[0] -= 1
+                last = left[0] == 0
+            if last:
+                done([result for result in results if result is not None])
+
+        for place, call in enumerate(calls):
+            self._pool.submit(lambda place=place, call=call: finish(place, self.run(call)))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Let go of the tools and of the threads that are idle."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for tool in self.tools.values():
+            tool.close()
+
+    def run(self, call: Call) -> Result:
+        """The result of one call, whatever the tool does."""
+        if call.tool not in self.tools:
+            return Result(f"error: there is no tool {call.tool!r}; there are {', '.join(self.tools)}", "unknown")
+        found: list[Result] = []
+        tool = self.tools[call.tool]
+        thread = threading.Thread(target=lambda: found.append(run_tool(tool, call, self.seconds)), daemon=True)
+        thread.start()
+        thread.join(self.seconds + GRACE)
+        return found[0] if found else Result(f"error: no result within {self.seconds:g} s", "timeout")

@@ -1,0 +1,67 @@
+"""What `tessera index` and `tessera tools serve` do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tessera.core.errors import UserError
+from tessera.environments.mcp_server import make_server, serve_http, serve_stdio
+from tessera.environments.retrieval.index import ABOUT, build
+from tessera.environments.retrieval.passages import Progress, read_passages
+from tessera.environments.settings import EnvironmentSettings, tools_of
+from tessera.environments.tool import Call
+from tessera.policy.folders import whole_folder
+from tessera.recipe import apply_overrides
+from tessera.rollout.toolbox import Toolbox
+from tessera.tasks.data import locate
+from tessera.tasks.options import read_options
+from tessera.tasks.sources import Source
+
+
+class Address(NamedTuple):
+    """Where tools are served over HTTP, and the environment variable of the token that callers need."""
+
+    host: str
+    port: int
+    token_env: str | None
+
+
+def make_index(corpus: str, out: Path, dense: str | None, force: bool, progress: Progress) -> int:
+    """Index the passages of a file, whole or not at all; how many there are."""
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already: delete it with --force, or give another --out")
+    if out.exists() and not (out / ABOUT).is_file():
+        raise UserError(f"{out} is no index, and --force deletes nothing else")
+    passages = read_passages(read_options(Source, {"file": corpus}, "the corpus").rows({}))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(out, replace=True) as folder:
+        build(folder, passages, dense, progress)
+    return len(passages)
+
+
+def serve_tools(named: Sequence[str], address: Address | None, version: str) -> None:
+    """Serve the tools that `key=value` words name, on standard input and output or at an address."""
+    data: dict[str, Any] = apply_overrides({}, [word if "=" in word else f"{word}={{}}" for word in named])
+    limits: dict[str, Any] = {key: data.pop(key) for key in ("seconds", "at_once") if key in data}
+    settings = read_options(EnvironmentSettings, {"tools": data, **limits}, "the tools")
+    token = None
+    if address is not None and address.token_env is not None and not (token := os.environ.get(address.token_env)):
+        raise UserError(f"the environment variable {address.token_env} holds no token")
+    tools = tools_of(settings.tools, locate)
+    toolbox = Toolbox(tools, settings.seconds, settings.at_once)
+
+    def run(call: Call) -> tuple[str, bool]:
+        result = toolbox.run(call)
+        return result.text, result.failure is not None
+
+    try:
+        server = make_server(tools, run, version)
+        if address is None:
+            serve_stdio(server)
+        else:
+            serve_http(server, address.host, address.port, token)
+    finally:
+        toolbox.close()

@@ -1,0 +1,83 @@
+"""Tools of a real server in a process of its own, and a server that dies, hangs and talks nonsense."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tessera.core.errors import UserError
+from tessera.environments.mcp_tool import McpSettings, McpTool, mcp_tools
+from tessera.environments.tool import Tool, ToolFailed
+from tessera.tasks.options import read_options
+
+pytest.importorskip("mcp")
+SERVER = (sys.executable, str(Path(__file__).parents[1] / "mcp_example.py"))
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[dict[str, McpTool]]:
+    found = {tool.name: tool for tool in mcp_tools("example", McpSettings(command=SERVER))}
+    yield found
+    found["add"].close()
+
+
+def test_tools_are_listed_with_their_schemas(tools: dict[str, McpTool]) -> None:
+    assert sorted(tools) == ["add", "die", "fail", "hang"]
+    add = tools["add"]
+    assert isinstance(add, Tool) and add.description == "Adds two numbers." and add.main == "a"
+    assert set(add.parameters["properties"]) == {"a", "b"} and tools["hang"].main == ""
+
+
+def test_a_call_and_its_failures(tools: dict[str, McpTool]) -> None:
+    assert tools["add"].call({"a": 2, "b": 3}, 20) == "5"
+    for tool, arguments in (("fail", {}), ("add", {"a": "x"})):
+        with pytest.raises(ToolFailed) as failed:
+            tools[tool].call(arguments, 20)
+        assert failed.value.reason == "crash"
+        assert f"Error executing tool {tool}" in str(failed.value)
+
+
+def test_a_call_that_hangs_ends_at_its_limit_and_others_go_on(tools: dict[str, McpTool]) -> None:
+    began = time.monotonic()
+    with pytest.raises(ToolFailed) as failed:
+        tools["hang"].call({}, 0.5)
+    assert failed.value.reason == "timeout" and time.monotonic() - began < 5
+
+
+def test_a_server_that_dies_is_started_again_for_the_next_call(tools: dict[str, McpTool]) -> None:
+    with pytest.raises(ToolFailed) as failed:
+        tools["die"].call({}, 20)
+    assert failed.value.reason == "unavailable"
+    assert tools["add"].call({"a": 1, "b": 1}, 20) == "2"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ((*SERVER, "garbage"), "does not start"),
+        ((*SERVER, "silent"), "does not answer"),
+        (("no-such-command",), "does not start: FileNotFoundError"),
+    ],
+)
+def test_a_server_that_does_not_speak_is_said_at_once(command: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=f"environment.tools.mcp.mine: the server mine {said}"):
+        mcp_tools("mine", McpSettings(command=command, start_seconds=5))
+
+
+def test_a_tool_that_it_does_not_have_is_said() -> None:
+    with pytest.raises(UserError, match=r"'ad'.*'add'"):
+        mcp_tools("mine", McpSettings(command=SERVER, tools=("ad",)))
+    (only,) = mcp_tools("mine", McpSettings(command=SERVER, tools=("add",)))
+    only.close()
+    assert only.name == "add"
+
+
+def test_one_place_of_a_server() -> None:
+    for wrong, said in (({}, "either command"), ({"command": ["x"], "url": "y"}, "either command"),
+                        ({"command": ["x"], "token_env": "T"}, "token_env goes with url")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            read_options(McpSettings, wrong, "mcp")
