@@ -56,6 +56,7 @@ class Scripted:
     def __init__(self, policy: Policy, script: Callable[[Request, str], str], seed: int = 0, rows: int = 8) -> None:
         self.policy, self.script, self.rows = policy, script, rows
         self.source = random.Random(seed)
+        self.context_length = policy.context_length
         self.asked: list[Request] = []
         self.threads: set[int] = set()
 
