@@ -105,6 +105,7 @@ def start(
         raise UserError("model.lora is null: training needs an adapter, such as model.lora: {rank: 16}")
     opening = nullcontext(engine) if engine else open_engine(recipe.engine, policy, recipe.model, recipe.run.max_rows)
     with opening as own, open_tools(policy, recipe.environment, _folder(recipe)) as tools:
+        _check_apart(prepared, own)
         collector = Collector(own, policy, prepared.task.task, recipe.chat_template_kwargs, tools)
         _check_lengths(prepared, collector)
         folder = RunFolder.resume(*opened) if resume else RunFolder.create(*opened, force=force)
@@ -172,6 +173,11 @@ def _check_used(stage: RLStage, algorithm: Algorithm, recipe: Recipe) -> None:
             )
     if algorithm.importance_correction is not None:
         _check_correction(stage, recipe)
+    elif stage.rollouts.ahead:
+        raise UserError(
+            f"stage {stage.name}: rollouts.ahead trains on what weights of a step before sampled, which a ratio has to "
+            "correct: give algorithm.importance_correction: truncated"
+        )
     if "ref_logp" not in algorithm.needs and (stage.refresh_reference or stage.reference != "start_of_stage"):
         raise UserError(
             f"stage {stage.name} names a reference, and {algorithm.name} compares with none: set its beta above 0, or "
@@ -194,6 +200,16 @@ def _check_correction(stage: RLStage, recipe: Recipe) -> None:
         )
     if recipe.model.lora is not None and recipe.model.lora.dropout > 0:
         raise UserError(f"{corrects} model.lora.dropout is on one side alone: leave out one or the other")
+
+
+def _check_apart(prepared: Prepared, engine: Engine) -> None:
+    """Refuse to sample ahead where the model that samples is the one that is trained."""
+    ahead = [stage.name for stage in prepared.stages if isinstance(stage, RLStage) and stage.rollouts.ahead]
+    if ahead and not engine.apart:
+        raise UserError(
+            f"stage {ahead[0]}: rollouts.ahead needs an engine beside the trainer, such as engine.kind vllm_server "
+            "without engine.sleep, and this one shares the trainer's model or device"
+        )
 
 
 def _refuse_taken(path: Path) -> None:

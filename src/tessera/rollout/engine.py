@@ -97,6 +97,10 @@ class Engine(Protocol):
     def context_length(self) -> int | None:
         """Tokens of the longest prompt and completion together, None where nobody states it."""
 
+    @property
+    def apart(self) -> bool:
+        """Whether it can sample beside the trainer: by weights of its own, in another process or on another device."""
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion a request, in order. Log-probs are those of the distribution sampled from."""
 

@@ -20,6 +20,8 @@ from tessera.rollout.refill import Refill
 class HFEngine:
     """Samples from `policy` with at most `max_rows` rows at a time."""
 
+    apart = False
+
     def __init__(self, policy: Policy, max_rows: int = 128) -> None:
         self.policy = policy
         self.max_rows = max_rows

@@ -49,11 +49,12 @@ Put = Callable[[Request, Sampled], None]
 class Backend(Protocol):
     """What is asked of a server; its errors are RunStopped, in one line.
 
-    `name` names it in errors. `context_length` is in tokens.
+    `name` names it in errors. `context_length` is in tokens. `apart` is whether it can work while the trainer does.
     """
 
     name: str
     context_length: int
+    apart: bool
 
     def load(self, name: str, folder: Path) -> None:
         """Serve the adapter in `folder` as `name`."""
@@ -108,6 +109,11 @@ class ServedEngine:
         self._asleep = sleep is not None  # an earlier run may have left it so
         self._text_told = False
         self._own = Path(tempfile.mkdtemp(prefix="tessera-adapters-", dir=folder)).resolve()
+
+    @property
+    def apart(self) -> bool:
+        """See Engine: one that has to sleep shares the trainer's device."""
+        return self.backend.apart and self._sleep is None
 
     def __enter__(self) -> ServedEngine:
         try:

@@ -19,6 +19,8 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes for its max_lora_
 class VLLMLocal:
     """See Backend. The model named by `model` is loaded a second time, by vLLM, for adapters of `rank`."""
 
+    apart = False
+
     def __init__(
         self,
         model: ModelConfig,

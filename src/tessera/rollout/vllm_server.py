@@ -44,6 +44,8 @@ class VLLMServer:
     At most `max_rows` completions are asked for at a time.
     """
 
+    apart = True
+
     def __init__(self, url: str, *, timeout: float, retries: int, max_rows: int) -> None:
         try:
             import httpx

@@ -71,7 +71,11 @@ class RunContext:
 
     def seed_of(self, *names: str | int) -> int:
         """A seed for this place in the run: stage, step in the stage, and `names`."""
-        return derive(self.seed, self.state.stage, self.state.stage_step, *names)
+        return self.seed_at(self.state.stage_step, *names)
+
+    def seed_at(self, step: int, *names: str | int) -> int:
+        """`seed_of` as it is at another step of the stage."""
+        return derive(self.seed, self.state.stage, step, *names)
 
     @contextmanager
     def learning(self, *names: str | int) -> Iterator[None]:

@@ -127,11 +127,12 @@ def of_time(
     seconds: float,
 ) -> Row:
     """Seconds by what they were spent on, speed, and the peak of memory."""
+    sampling = times.get("ahead", times["rollout"])
     return {
         **{f"time/{name}": value for name, value in times.items()},
         **{f"time/{name}": sum(u.seconds[name] for u in updates) for name in ("scoring", "backward")},
         "time/step": seconds,
-        "speed/rollout": generated(groups, replayed) / times["rollout"] if times["rollout"] else None,
+        "speed/rollout": generated(groups, replayed) / sampling if sampling else None,
         "memory/peak_bytes": peak_memory(),
     }
 

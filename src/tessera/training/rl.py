@@ -11,19 +11,17 @@ from torch import Tensor
 
 from tessera.algorithms.base import Algorithm
 from tessera.core.seeding import generator
-from tessera.core.types import Group, Problem
+from tessera.core.types import Group
 from tessera.policy.adapters import adapter_state, set_adapter_state
 from tessera.policy.reference import Reference
-from tessera.rollout.collect import Start
-from tessera.rollout.engine import Sampling
 from tessera.rollout.replay import Outcome, ReplayBuffer
-from tessera.rollout.shaping import overlong
 from tessera.training import metrics
+from tessera.training.ahead import Sampled
 from tessera.training.context import RunContext
-from tessera.training.curriculum import make_sampler
 from tessera.training.diagnostics import diagnose
 from tessera.training.optimizer import Optimizer
 from tessera.training.planned import Planned
+from tessera.training.rollouts import Rollouts
 from tessera.training.sentinels import Sentinels
 from tessera.training.settings import RLStage
 from tessera.training.step import Learner, Update
@@ -35,11 +33,9 @@ class RLRunner:
     def __init__(self, run: RunContext, settings: RLStage, algorithm: Algorithm) -> None:
         self.run = run
         self.settings = settings
-        self.problems: dict[str, Problem] = {p.id: p for p in run.task.train}
-        task, seed = run.task, run.stage_seed("problems")
-        self.sampler = make_sampler(task.train, seed, task.part_weights, settings.rollouts.curriculum, settings.steps)
         self.replay = ReplayBuffer(settings.replay.capacity, run.evaluation.success)
         self.sentinels = Sentinels(settings.sentinels)
+        self.rollouts = Rollouts(run, settings, self.sentinels)
         self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
         needs_reference = "ref_logp" in algorithm.needs
         self.reference = Reference(run.policy.model, settings.reference) if needs_reference else None
@@ -64,27 +60,31 @@ class RLRunner:
         """Rollouts, the update, the replays and their updates; returns why the stage ends now, if it does."""
         began, self._sync_seconds = time.perf_counter(), 0.0
         rate = self.optimizer.at_step(self.run.state.stage_step)
-        self._sync()
-        with self.run.interrupt.immediate():
-            groups, trained = self._rollouts()
-            self.sentinels.spread(groups)
+        sampled = self.rollouts.of_step(self._sync)
+        groups, trained = sampled.groups, self.rollouts.trained(sampled)
+        staleness = self.run.state.stage_step - sampled.step
         updates, replays, skipped = self._update(trained, "plan", diagnosed=True), [], 0
-        if self._alike:
+        if self._alike and not staleness:
             self.sentinels.mismatch(updates[0].tokens.mismatch, unknown=self._corrects)
         self._remember(groups, first=True)
         for n, outcome in enumerate(self._replays()):
-            start = self.replay.draw(outcome, self.problems, generator(self.run.seed_of("replay", n)))
+            start = self.replay.draw(outcome, self.rollouts.problems, generator(self.run.seed_of("replay", n)))
             if start is None:
                 skipped += 1
                 continue
             self._sync()
-            group = self._collect([start], "replay-rollout", n)
+            group = self.rollouts.restart(start, "replay-rollout", n)
             updates.extend(self._update(group, "replay-plan", n))
             replays.append((outcome, group[0]))
             self._remember(group)
         self._refresh_reference()
-        extra = {"groups/dropped": len(groups) - len(trained), "replay/skipped": skipped, "learning_rate": rate}
-        self._log(groups, replays, updates, extra, began)
+        extra = {
+            "groups/dropped": len(groups) - len(trained),
+            "replay/skipped": skipped,
+            "learning_rate": rate,
+            "rollout/staleness": staleness,
+        }
+        self._log(sampled, replays, updates, extra, began)
         return self._stop()
 
     def finish(self) -> None:
@@ -96,7 +96,7 @@ class RLRunner:
         """The stage's own part of the run's state."""
         watched = self.sentinels
         return {
-            "sampler": self.sampler.state(),
+            **self.rollouts.state(),
             "replay": self.replay.state(),
             "sentinels": {
                 "moved": watched.moved,
@@ -108,7 +108,7 @@ class RLRunner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
-        self.sampler.restore(state["sampler"])
+        self.rollouts.restore(state)
         self.replay.restore(state["replay"])
         seen = state["sentinels"]
         self.sentinels.moved, self.sentinels.flat_steps = seen["moved"], seen["flat_steps"]
@@ -119,39 +119,6 @@ class RLRunner:
         self.run.engine.sync()
         self.sentinels.engine_current(self.run.engine.fingerprint(), self.run.policy.fingerprint())
         self._sync_seconds += time.perf_counter() - began
-
-    def _rollouts(self) -> tuple[list[Group], list[Group]]:
-        """The step's groups, and those that it trains on: with dynamic sampling the ones with a spread of rewards."""
-        wanted, rounds = self.settings.prompts_per_step, self.settings.rollouts.max_rounds
-        groups: list[Group] = []
-        trained: list[Group] = []
-        for n in range(rounds):
-            drawn = self.sampler.take(wanted - len(trained), self.run.state.stage_step)
-            problems = [self.run.task.train[i] for i in drawn]
-            fresh = self._collect([Start(problem) for problem in problems], "rollout", *([n] if n else []))
-            groups += fresh
-            trained += [group for group in fresh if rounds == 1 or len(set(group.rewards)) > 1]
-            if len(trained) == wanted:
-                break
-        return groups, trained
-
-    def _collect(self, starts: Sequence[Start], *names: str | int) -> list[Group]:
-        # A restarted completion may grow as long as any other, not longer: the context was checked for that length.
-        left = self.settings.max_new_tokens - max(start.written for start in starts)
-        sampling = Sampling(
-            max_new_tokens=left,
-            temperature=self.settings.temperature,
-            **self.settings.rollouts.model_dump(include={"keep_trunk", "stop", "top_k", "top_p", "min_p"}),
-        )
-        groups = self.run.collector.collect(starts, self.settings.group_size, sampling, self.run.seed_of(*names))
-        shaping = self.settings.rollouts
-        if shaping.overlong_buffer:
-            rule = (self.settings.max_new_tokens, shaping.overlong_buffer, shaping.overlong_penalty)
-            groups = [overlong(g, s.written, *rule) for g, s in zip(groups, starts, strict=True)]
-        self.run.log_groups(groups)  # before anything can stop the run over them
-        self.sentinels.rewards(groups)
-        self.sentinels.tools(groups)
-        return groups
 
     def _update(self, groups: Sequence[Group], *names: str | int, diagnosed: bool = False) -> list[Update]:
         """Plan once, and make every inner update of the rollouts."""
@@ -198,14 +165,16 @@ class RLRunner:
 
     def _log(
         self,
-        groups: Sequence[Group],
+        sampled: Sampled,
         replays: Sequence[tuple[Outcome, Group]],
         updates: Sequence[Update],
         extra: Mapping[str, float],
         began: float,
     ) -> None:
-        replayed = [group for _, group in replays]
-        times = {**self.run.collector.take_times(), "sync": self._sync_seconds}
+        groups, replayed = sampled.groups, [group for _, group in replays]
+        more = self.run.collector.take_times() if replays else {}
+        times = {name: seconds + more.get(name, 0.0) for name, seconds in sampled.times.items()}
+        times["sync"] = self._sync_seconds
         row = {
             **metrics.of_rewards(groups, self.run.evaluation.success),
             **metrics.of_parts(groups, self.run.evaluation.success, list(self.run.task.part_weights)),
@@ -226,6 +195,7 @@ class RLRunner:
         """Validation, the best adapter so far, and the plateau rule."""
         state, every = self.run.state, self.settings.evaluate_every
         if every and state.stage_step % every == 0:
+            self.rollouts.wait()  # for the engine, which validation needs
             found = self.run.validate()
             if found is not None and (state.best is None or found.value > state.best["value"]):
                 state.best = {"value": found.value, "step": state.step}

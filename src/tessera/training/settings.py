@@ -91,6 +91,9 @@ class RolloutSettings(Settings):
     With `keep_trunk` the frozen layers' output is kept while completions are sampled by the trainer's own model, so
     that an update need not compute it again: hidden size x bytes for every token of a step.
 
+    With `ahead` an engine elsewhere samples the rollouts of the next step while this one updates: by weights that are
+    a step old when they are trained on.
+
     A completion also ends with one of the texts of `stop`. `top_k`, `top_p` and `min_p` leave out unlikely tokens; the
     objective's log-probs are those of the whole distribution, so ratios would compare unlike things: refused unless
     `allow_truncated` is set, and then sampler and trainer are not compared.
@@ -101,6 +104,7 @@ class RolloutSettings(Settings):
     overlong_buffer: int | None = Field(None, gt=0)
     overlong_penalty: float = Field(1.0, gt=0)
     keep_trunk: bool = True
+    ahead: bool = False
     stop: tuple[str, ...] = ()
     top_k: int | None = Field(None, gt=0)
     top_p: float | None = Field(None, gt=0, lt=1)
@@ -209,6 +213,15 @@ class RLStage(_Stage):
         if buffer and buffer > self.max_new_tokens:
             raise ValueError(
                 f"rollouts.overlong_buffer = {buffer} must not be above max_new_tokens = {self.max_new_tokens}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_is_free(self) -> RLStage:
+        if self.rollouts.ahead and (self.replay.successes or self.replay.failures):
+            raise ValueError(
+                "rollouts.ahead keeps the engine busy with the next step, and replay needs it in this one: leave out "
+                "one or the other"
             )
         return self
 
