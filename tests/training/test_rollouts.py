@@ -204,6 +204,6 @@ def test_what_cannot_be_corrected_or_has_no_engine_free_is_refused(
 
 
 def test_an_engine_that_is_the_trainers_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="ahead needs an engine beside the trainer, such as engine.kind vllm_server"):
+    with pytest.raises(UserError, match=r"ahead needs an engine beside the trainer, such as engine\.kind vllm_server"):
         run(tmp_path / "run", ahead())
     assert not (tmp_path / "run").exists()
