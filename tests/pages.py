@@ -19,7 +19,7 @@ PROGRAMS = ("tessera", "make", "pip", "python")  # an indented line that begins 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page: its language (`indented` for one without fences), its text, where it begins, its comment."""
+    """A block of a page: its language (`indented` where nothing shows it), its text, where it begins, its comment."""
 
     language: str
     text: str
@@ -57,11 +57,18 @@ def _blocks(lines: list[str]) -> Iterator[Block]:
             at = end
         elif line.startswith("    ") and (at == 0 or not lines[at - 1].strip()):
             end = next((i for i in range(at, len(lines)) if lines[i] and not lines[i].startswith("    ")), len(lines))
-            yield _block("indented", [text[4:] for text in lines[at:end]], at, mark)
+            yield _indented([text[4:] for text in lines[at:end]], at, mark)
             at = end - 1
         if line.strip():
             mark = MARK.search(line) or None
         at += 1
+
+
+def _indented(lines: list[str], at: int, mark: re.Match[str] | None) -> Block:
+    """What begins with a key is YAML, what begins as Python does is Python."""
+    kinds = {"yaml": r"[a-z_]+:( |$)", "python": r"(from|import) [\w.]+( |$)"}
+    language = next((name for name, pattern in kinds.items() if re.match(pattern, lines[0])), "indented")
+    return _block(language, lines, at, mark)
 
 
 def _block(language: str, lines: list[str], at: int, mark: re.Match[str] | None) -> Block:
