@@ -128,8 +128,10 @@ def test_one_run_is_in_all_four_trackers_as_in_its_own_folder(
 def check_configurations(tmp_path: Path, trackio_folder: Path, folder: Path) -> None:
     """Each tracker of the run `whole` has the resolved recipe, a default among it, and its names and tags."""
     from mlflow import MlflowClient
+    from trackio import context_vars
     from trackio.sqlite_storage import SQLiteStorage
 
+    assert context_vars.current_run.get() is None  # nothing is left for trackio to say when the program ends
     assert f"```yaml\n{(folder / 'recipe.yaml').read_text()}```" in text_of_tensorboard(folder / "tensorboard")
     (run,) = [r.run for r in records_of_wandb(folder) if r.WhichOneof("record_type") == "run"]
     assert (run.project, run.display_name, list(run.tags)) == ("whole", "first", ["small", "fast"])

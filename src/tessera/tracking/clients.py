@@ -150,7 +150,7 @@ class Trackio:
     kind = "trackio"
 
     def __init__(self, settings: TrackioSettings, run: Run, known: str | None) -> None:
-        trackio = _trackio(settings.dir)
+        self._trackio = trackio = _trackio(settings.dir)
         self.id = known or settings.name or run.name
         with redirect_stdout(io.StringIO()):  # it prints how to open the dashboard
             self._run = trackio.init(
@@ -174,7 +174,7 @@ class Trackio:
     def close(self, status: Status) -> None:
         """Write what is queued."""
         with redirect_stdout(io.StringIO()):
-            self._run.finish()
+            self._trackio.finish()  # of the current run: the last that was begun, which is this one
 
 
 class MLflow:
