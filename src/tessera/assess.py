@@ -77,13 +77,17 @@ def _of_stage(prepared: Prepared, stage: Stage, texts: _Texts) -> Workload:
     if isinstance(stage, RLStage):
         group, rows = stage.group_size, stage.prompts_per_step * stage.group_size
         sampled = _sampled(prepared, rows)
-        prompt, completion = texts.longest((problem, stage.max_new_tokens) for problem in prepared.task.train)
+        tools = prepared.recipe.environment
+        said = 0 if tools is None else tools.turns * tools.result_tokens
+        prompt, completion = texts.longest((problem, stage.max_new_tokens + said) for problem in prepared.task.train)
     else:
         group, rows, sampled = 1, stage.batch_size, 0
         pairs = sft.pairs(prepared.task, stage)
         prompt, completion = texts.longest((problem, texts.count(text) + 1) for problem, text in pairs)
     fitting = _rows_in(stage.compute.tokens_per_microbatch, rows, group, prompt, completion)
-    keeps = sampled > 0 and isinstance(stage, RLStage) and stage.rollouts.keep_trunk
+    keeps = (
+        prepared.recipe.environment is None and sampled > 0 and isinstance(stage, RLStage) and stage.rollouts.keep_trunk
+    )
     return Workload(
         sampled,
         fitting,

@@ -202,3 +202,11 @@ def test_the_text_of_a_special_token_in_a_result_is_text(policy: Policy) -> None
     words = tooled(policy).words
     assert 2 in words.encode("<eos>", True) and 2 not in words.encode("<eos>", False)
     assert words.decode(words.encode("<eos>", False)) == "<eos>"
+
+
+def test_an_episode_that_is_too_old_ends_with_its_turn(policy: Policy) -> None:
+    tools = tooled(policy, [Echo(does=lambda text: time.sleep(0.3) or "late")], episode_seconds=0.2)  # type: ignore[func-returns-value]
+    script = lambda request, text: "<echo>x</echo>"  # noqa: E731
+    (episode,) = tools.run(Scripted(policy, script), [Opening((1, 40), (), (), 0)], Sampling(max_new_tokens=90), 90)
+    assert episode.finish_reason == "length" and len(episode.turns) == 1
+    assert tools.words.decode(episode.ids).endswith("</information>\n<echo>x</echo>")

@@ -76,7 +76,8 @@ class EnvironmentSettings(_Strict):
 
     `syntax: tags` are Search-R1's (`<search>query</search>`), `template` the calls of the model's own chat template.
     A completion has at most `turns` turns that call tools; `max_new_tokens` of a stage are the tokens that the model
-    writes, and `result_tokens` those of one turn's results. A call has `seconds`, and `at_once` calls run side by side.
+    writes, and `result_tokens` those of one turn's results. A call has `seconds`, and `at_once` calls run side by side;
+    an episode older than `episode_seconds` ends with its turn.
     With `introduce` the prompt opens with a word on the tools.
     """
 
@@ -85,6 +86,7 @@ class EnvironmentSettings(_Strict):
     turns: int = Field(4, gt=0)
     result_tokens: int = Field(256, gt=0)
     seconds: float = Field(10.0, gt=0)
+    episode_seconds: float | None = Field(None, gt=0)
     at_once: int = Field(32, gt=0)
     introduce: bool = True
 

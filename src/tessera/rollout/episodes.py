@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import queue
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +44,7 @@ class Tooled:
             self.syntax = Template(tools, tokenizer, tokenizer.convert_ids_to_tokens(sorted(policy.eos_ids)))
         self.toolbox = Toolbox(tools, settings.seconds, settings.at_once)
         self.turns, self.result_tokens = settings.turns, settings.result_tokens
-        self.introduces = settings.introduce
+        self.introduces, self.seconds = settings.introduce, settings.episode_seconds or math.inf
 
     def introduced(self, problem: Problem) -> Problem:
         """`problem` with a word on the tools at the head of its prompt."""
@@ -68,7 +70,7 @@ class Tooled:
         ]
         length = max(len(o.prompt_ids) for o in openings) + self.length(tokens)
         cut = sampling.model_copy(update={"stop": (*sampling.stop, *self.syntax.stops), "keep_trunk": False})
-        engine.serve(_Running(episodes, openings, self.toolbox, length), cut)
+        engine.serve(_Running(episodes, openings, self.toolbox, length, self.seconds), cut)
         return episodes
 
     def _limits(self, tokens: int) -> Limits:
@@ -93,8 +95,17 @@ def open_tools(policy: Policy, settings: EnvironmentSettings | None, folder: Pat
 class _Running:
     """The feed of episodes: see Feed. Tools answer through a queue, which is read where rows are taken."""
 
-    def __init__(self, episodes: Sequence[Episode], openings: Sequence[Opening], toolbox: Toolbox, length: int) -> None:
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        openings: Sequence[Opening],
+        toolbox: Toolbox,
+        length: int,
+        seconds: float,
+    ) -> None:
         self.size, self.length = len(episodes), length
+        self.until = [math.inf] * len(episodes)
+        self.seconds = seconds
         self.episodes, self.openings, self.toolbox = episodes, openings, toolbox
         self.answered: queue.SimpleQueue[tuple[int, Sequence[Call], list[Result]]] = queue.SimpleQueue()
         self.working = 0
@@ -107,11 +118,18 @@ class _Running:
             self.working -= 1
             self.episodes[key].put(calls, results)
             self.ready.append(self._request(key))
-        return [self.ready.popleft() for _ in range(min(most, len(self.ready)))]
+        taken = [self.ready.popleft() for _ in range(min(most, len(self.ready)))]
+        for request in taken:
+            self.until[request.key] = min(self.until[request.key], time.monotonic() + self.seconds)
+        return taken
 
     def put(self, request: Request, completion: Completion) -> None:
         key = request.key
-        if calls := self.episodes[key].add(completion):
+        episode = self.episodes[key]
+        if calls := episode.add(completion):
+            if time.monotonic() > self.until[key]:
+                episode.finish_reason = "length"
+                return
             self.working += 1
             self.toolbox.submit(calls, lambda results: self.answered.put((key, calls, results)))
 

@@ -1,0 +1,98 @@
+"""Search agents with the real model, a real index of 19,000 passages, and a server that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from command import tessera
+from runs import completions_of, rows_of
+from scripted import Scripted
+from tessera.environments.mcp_tool import McpSettings, mcp_tools
+from tessera.environments.retrieval.index import open_index
+from tessera.environments.settings import EnvironmentSettings, ToolSettings
+from tessera.policy.embedded import is_installed
+from tessera.rollout.engine import Sampling
+from tessera.rollout.episodes import Opening, Tooled
+from tessera.tasks.data import read_jsonl
+from tiny import tiny_policy
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (DATA / "wiki_corpus").is_dir(), reason=f"no corpus in {DATA}"),
+]
+needs_model = pytest.mark.skipif(not is_installed("smollm2-135m-instruct"), reason="no embedded model")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "index"
+    began = time.monotonic()
+    done = tessera("index", str(DATA / "wiki_corpus" / "corpus.jsonl.gz"), "--out", str(out))
+    assert done.code == 0 and "19071 passages" in done.out
+    assert time.monotonic() - began < 60
+    return out
+
+
+def test_bm25_finds_the_gold_passages_quickly(index: Path) -> None:
+    retriever, found, began = open_index(index), 0, time.monotonic()
+    rows = read_jsonl(str(DATA / "nq" / "test.jsonl"))
+    for row in rows:
+        (hits,) = retriever.search([row.values["question"]], 5)
+        found += bool({hit.passage.id for hit in hits} & set(row.values["gold"]))
+    assert len(rows) / (time.monotonic() - began) > 200
+    assert found / len(rows) > 0.8
+
+
+@needs_model
+def test_the_nano_recipe_trains_and_is_evaluated_with_three_tools(index: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        connection.execute("CREATE TABLE city (name TEXT)")
+    traces, run = tmp_path / "traces.jsonl", tmp_path / "run"
+    questions = str(DATA / "nq" / "test.jsonl")
+    script = [sys.executable, str(EXAMPLES / "search_traces.py"), questions, str(index), str(traces), "--first", "60"]
+    subprocess.run(script, check=True)
+    tools = f"{{search: {{index: {index}, k: 2, snippet: 300}}, sql: {{database: {tmp_path / 'x.db'}}}"
+    tools += ", python: {}}" if shutil.which("bwrap") else "}"
+    common = [f"task.train={questions}", f"environment.tools={tools}", "evaluation.validation_size=6"]
+    done = tessera(
+        "train", "nano/tr_grpo_search_smollm2", *common, f"run.dir={run}", f"stages.sft.data={traces}",
+        "stages.sft.steps=12", "stages.rl.steps=2", "stages.rl.evaluate_every=2", "stages.rl.prompts_per_step=2",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    rows, said = rows_of(run, "rl"), completions_of(run)
+    assert len(rows) == 2 and rows[0]["mismatch/mean"] < 1e-3  # the trainer scores the ids that were sampled from
+    assert rows[0]["tools/users"] > 0.5 and any("<search>" in completion["text"] for completion in said)
+    out = tmp_path / "evaluation"
+    done = tessera("eval", str(run), *common, "--split", "validation", "--out", str(out))
+    assert done.code == 0, done.err
+    assert json.loads((out / "result.json").read_text())["parts"][0]["n"] == 6
+
+
+def test_a_server_that_somebody_else_wrote_is_a_tool_in_an_episode(tmp_path: Path) -> None:
+    """mcp-server-time of PyPI, in an environment of its own: it may need another version of the SDK than ours."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([tmp_path / "venv" / "bin" / "pip", "install", "-q", "mcp-server-time"], check=True)
+    server = McpSettings(command=(str(tmp_path / "venv" / "bin" / "mcp-server-time"),), tools=("get_current_time",))
+    tools = mcp_tools("clock", server)
+    policy = tiny_policy()
+    settings = EnvironmentSettings(tools=ToolSettings(mcp={"clock": server}), result_tokens=200)
+    script = lambda request, text: (  # noqa: E731
+        "it is late" if '"timezone"' in text else "<get_current_time>Europe/Berlin</get_current_time>"
+    )
+    tooled = Tooled(policy, settings, tools)
+    (episode,) = tooled.run(Scripted(policy, script), [Opening((1, 40), (), (), 0)], Sampling(max_new_tokens=99), 99)
+    tooled.toolbox.close()
+    (turn,) = episode.turns
+    assert turn.calls[0].tool == "get_current_time" and turn.calls[0].failure is None
+    assert '"timezone": "Europe/Berlin"' in tooled.words.decode(episode.ids[turn.start : turn.end])
