@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,19 @@ def test_a_recipe_in_few_bits_trains_and_its_adapter_stays_beside_them(
     merged = tessera("merge", run, "--out", tmp_path / "merged", "model.quantize=null")
     assert merged.code == 0, merged.err
     assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+def test_export_and_chat_from_the_command_line(tiny_folder: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path / "sums.yaml", tiny_folder), tmp_path / "run"
+    assert tessera("train", recipe, f"run.dir={run}").code == 0
+    found = tessera("export", run, "--out", tmp_path / "out")
+    assert (found.code, found.out.strip()) == (0, f"export: {tmp_path / 'out'}")
+    assert "| final |" in (tmp_path / "out" / "README.md").read_text()
+    refused = tessera("export", run, "--out", tmp_path / "two", "--public")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", StringIO("1 + 1 =\n/system\n/quit\nnever\n"))
+        said = tessera("chat", run, "--system", "be brief", "--max-new-tokens", "5", "--seed", "2")
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[0] == "(system message set)" and lines[-1] == "(no system message)" and len(lines) >= 3

