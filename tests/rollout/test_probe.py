@@ -94,17 +94,33 @@ def test_an_adapter_that_moved_elsewhere_is_found() -> None:
         made.adapter(scores(other, made.ids))
 
 
-def test_a_rough_server_is_no_stale_one_and_a_stale_rough_one_is_found_when_enough_has_moved() -> None:
+def rough() -> tuple[Probe, list[float]]:
+    """A probe that has followed a server with a noise of 0.01 over forty steps, and what that served last."""
     made = probe()
     made.base(noisy(scores(made.policy, made.ids), 0.01, 99))
-    for step in range(40):  # a step moves the log-probs by 0.0027: eight are twice the noise
+    served: list[float] = []
+    for step in range(40):  # a step moves the log-probs by 0.0027
         move(made.policy, 1e-3, 5)
         served = noisy(scores(made.policy, made.ids), 0.01, step)
         made.adapter(served)
+    return made, served
+
+
+def test_a_rough_server_that_stands_still_gives_the_same_numbers_and_is_found_at_once() -> None:
+    made, served = rough()
+    move(made.policy, 1e-4, 5)
     with pytest.raises(RunStopped, match="earlier adapter"):
-        for _ in range(17):  # it keeps what it served
+        made.adapter(served)
+
+
+def test_a_rough_server_whose_noise_changes_is_found_when_enough_has_moved() -> None:
+    made, _ = rough()
+    old = scores(made.policy, made.ids)
+    with pytest.raises(RunStopped, match="earlier adapter"):
+        for step in range(100, 117):  # 17 x 0.0027 is three times the noise of a difference, 0.014
             move(made.policy, 1e-3, 5)
-            made.adapter(served)
+            made.adapter(noisy(old, 0.01, step))
+    assert step > 102  # not by chance, while it cannot be seen
 
 
 def test_log_probs_that_are_no_numbers_or_too_few_stop_the_run() -> None:

@@ -145,7 +145,7 @@ def test_log_probs_at_another_temperature_are_refused_at_once(fault: str) -> Non
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("NaN", "log-probs are not finite"),
+        ("NaN", "log-probs are not finite, or above 0"),
         ("prompt changed", "the prompt was changed: 4 tokens were sent, 5 were read"),
         ("aborted", "a completion ended for the reason 'abort'"),
         ("no end", "a completion ended for the reason 'stop' with token 50, which ends none here"),

@@ -58,7 +58,9 @@ def test_a_row_is_what_the_server_sampled(server: VLLMServer, tiny: TinyVLLM) ->
 def test_the_request_leaves_no_default_to_the_server(server: VLLMServer, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, object]] = []
     request = server._client.request
-    monkeypatch.setattr(server._client, "request", lambda m, p, json: (sent.append(json), request(m, p, json=json))[1])
+    monkeypatch.setattr(
+        server._client, "request", lambda m, p, json, **o: (sent.append(json), request(m, p, json=json, **o))[1]
+    )
     ask(server, temperature=0.5, stop=("x",))
     assert sent == [
         {
@@ -157,6 +159,13 @@ def test_a_server_that_hangs_is_not_waited_for(tiny: TinyVLLM) -> None:
     with serving(tiny) as url:
         (row,) = ask(VLLMServer(url, timeout=1.0, retries=0, max_rows=1))
     assert row.failure is not None and "does not answer /v1/completions: timed out" in row.failure
+
+
+def test_what_takes_no_computation_is_not_waited_for_as_long(tiny: TinyVLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_server, "QUICK", 0.3)
+    monkeypatch.setattr(tiny, "models", lambda: time.sleep(1.0))
+    with serving(tiny) as url, pytest.raises(UserError, match="does not answer /v1/models: timed out"):
+        VLLMServer(url, timeout=60.0, retries=0, max_rows=1)
 
 
 def test_a_server_that_is_gone_stops_the_run(tiny: TinyVLLM, monkeypatch: pytest.MonkeyPatch) -> None:

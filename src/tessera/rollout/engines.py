@@ -30,7 +30,7 @@ class InProcess(_Settings):
 
 class _Served(_Settings):
     adapter_dir: str | None = None
-    tolerance: float = Field(0.05, gt=0)
+    tolerance: float = Field(0.1, gt=0)
     sleep: SleepLevel | None = None
 
 

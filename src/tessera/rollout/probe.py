@@ -1,15 +1,16 @@
 """Whether an engine serves the trainer's weights: both score one fixed text, and what they say must agree.
 
 Two things are asked of the engine's log-probs. They lie near the trainer's: within a tolerance, which has to allow for
-another precision and other kernels. And they follow it: once the trainer's have moved by more than engine and trainer
-differ anyway, the engine's must have moved with them. So an engine that keeps the base model, an earlier adapter or
-another run's is found, however little one update changes.
+another precision and other kernels. And they follow it: when the trainer's have moved, the engine's have moved with
+them, as far as the engine's own noise lets that be seen. An engine that goes on serving what it served gives the very
+same numbers, and is found after any update; one that serves something else, once the trainer has moved by more than the
+noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,15 @@ TEXT = (
 )
 # What two computations of the same number may differ by, in float32.
 ROUNDING = 1e-5
+# A movement of so many times the noise of a token is seen in 128 of them: eight standard deviations of their mean.
+NOISE = 1.5
+
+
+class Seen(NamedTuple):
+    """Log-probs of the text at one time, the engine's and the trainer's."""
+
+    served_T: Tensor
+    own_T: Tensor
 
 
 class Probe:
@@ -44,8 +54,8 @@ class Probe:
         self.tolerance = tolerance
         self.name = name
         self.ids = tuple(render(policy, Problem("the fixed text", TEXT, None)))[: min(LENGTH, room - 1)]
-        self._last: Tensor | None = None  # the engine's, when they were last right
-        self._mark: tuple[Tensor, Tensor] | None = None  # engine's and trainer's, when it was last seen to follow
+        self._last: Seen | None = None
+        self._mark: Seen | None = None  # when the engine was last seen to follow
 
     def base(self, served: Sequence[float]) -> None:
         """`served` are the engine's log-probs without an adapter: UserError when they are not those of this model."""
@@ -57,7 +67,7 @@ class Probe:
                 f"{self.name} serves another model than {self.policy.name}, or one in another precision: log-probs of "
                 f"a fixed text differ by {gap:.3g} in the mean (engine.tolerance {self.tolerance})"
             )
-        self._mark = served_T, own_T
+        self._mark = Seen(served_T, own_T)
 
     def adapter(self, served: Sequence[float]) -> None:
         """`served` are the engine's log-probs after a sync: RunStopped when they are not those of these weights."""
@@ -67,24 +77,30 @@ class Probe:
                 f"{self.name} does not sample from the trainer's weights: log-probs of a fixed text differ by "
                 f"{gap:.3g} in the mean (engine.tolerance {self.tolerance})"
             )
-        self._last = served_T
-        if self._mark is None:
-            self._mark = served_T, own_T
-            return
-        engine_moved_T, trainer_moved_T = served_T - self._mark[0], own_T - self._mark[1]
-        moved, apart = _size(trainer_moved_T), _size(self._mark[0] - self._mark[1])
-        if moved <= 2 * apart + ROUNDING:
-            return  # too little to tell from what sets the two apart anyway
-        if _size(engine_moved_T) < _size(engine_moved_T - trainer_moved_T):
-            raise RunStopped(
-                f"{self.name} samples from an earlier adapter, or another run's: the trainer's log-probs of a fixed "
-                f"text have moved by {moved:.3g}, and its own, by {_size(engine_moved_T):.3g}, not with them"
-            )
-        self._mark = served_T, own_T
+        for before in (self._last, self._mark):
+            if before is not None and self._follows(served_T, own_T, before) is False:
+                raise RunStopped(
+                    f"{self.name} samples from an earlier adapter, or another run's: the trainer's log-probs of a "
+                    f"fixed text have moved by {_size(own_T - before.own_T):.3g}, and its own, by "
+                    f"{_size(served_T - before.served_T):.3g}, not with them"
+                )
+        self._last = Seen(served_T, own_T)
+        if self._mark is None or self._follows(served_T, own_T, self._mark):
+            self._mark = self._last
+
+    @staticmethod
+    def _follows(served_T: Tensor, own_T: Tensor, before: Seen) -> bool | None:
+        """Whether the engine has moved as the trainer has; None where that is too little to be seen in its noise."""
+        engine_T, trainer_T = served_T - before.served_T, own_T - before.own_T
+        still, apart = _size(engine_T), _size(engine_T - trainer_T)
+        if _size(trainer_T) <= max(NOISE * min(still, apart), ROUNDING):
+            return None
+        return apart <= still
 
     def awake(self, served: Sequence[float]) -> None:
         """`served` are the engine's log-probs after a sleep: RunStopped when they are not what they were before."""
-        if self._last is not None and not (gap := _mean_gap(self._tensor(served), self._last)) <= self.tolerance:
+        before = self._last
+        if before is not None and not (gap := _mean_gap(self._tensor(served), before.served_T)) <= self.tolerance:
             raise RunStopped(
                 f"{self.name} has lost weights in its sleep: log-probs of a fixed text have changed by {gap:.3g} in "
                 f"the mean (engine.tolerance {self.tolerance})"

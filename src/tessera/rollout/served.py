@@ -221,7 +221,7 @@ class ServedEngine:
 
     def _reload(self) -> None:
         """The adapter that was served before, under a new name: the trainer's may be another by now."""
-        folder = Path(self._own / str(self._syncs) / str(self._fingerprint))
+        folder = self._own / str(self._syncs) / str(self._fingerprint)
         self.backend.unload(self._served_name())
         self._syncs += 1
         self._name = f"{self._prefix}-{self._syncs}"
@@ -278,5 +278,5 @@ def _wrong(row: Sampled, request: Request, sampling: Sampling) -> str | None:
     if len(row.logprobs) != len(row.ids):
         return f"a completion of {len(row.ids)} tokens has {len(row.logprobs)} log-probs"
     if not all(math.isfinite(logp) and logp < ROUNDING for logp in row.logprobs):
-        return "log-probs are not finite"
+        return "log-probs are not finite, or above 0"
     return None

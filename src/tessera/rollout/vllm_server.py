@@ -15,6 +15,7 @@ from tessera.rollout.engine import Feed, Request, Sampling
 from tessera.rollout.served import Put, Sampled, SleepLevel
 
 LOOK = 0.02  # seconds between looks at a feed, while there is room for more
+QUICK = 30.0  # seconds for an answer that takes no computation
 PAUSE = 0.5  # seconds before a request is sent again; doubled each time
 KEY = "VLLM_API_KEY"  # what the server itself reads
 LOADING = (
@@ -53,13 +54,13 @@ class VLLMServer:
             raise UserError("engine.kind vllm_server needs the httpx package: pip install httpx") from None
         key = os.environ.get(KEY)
         self.name = f"the vLLM server at {url}"
+        self.timeout = timeout
         self.retries = retries
         self.max_rows = max_rows
         self._errors = httpx.TransportError
         self._closed = threading.Event()
         self._client = httpx.Client(
             base_url=url.rstrip("/").removesuffix("/v1"),
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10), pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_rows),
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
@@ -84,7 +85,7 @@ class VLLMServer:
     def unload(self, name: str) -> None:
         """See Backend."""
         try:
-            self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+            self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, quick=True)
         except Refused as error:
             if error.status != 404:
                 raise
@@ -117,7 +118,7 @@ class VLLMServer:
                 ended, _ = wait(flying, LOOK if free else None, FIRST_COMPLETED)
                 for future in ended:
                     if (row := future.result()).failure is not None:
-                        self._send("GET", "/health")
+                        self._send("GET", "/health", quick=True)
                     put(flying.pop(future), row)
         finally:  # after an interruption, say, what has not been sent need not be
             pool.shutdown(wait=False, cancel_futures=True)
@@ -142,7 +143,7 @@ class VLLMServer:
             raise RunStopped(f"{error}; {SLEEPING}") from error
 
     def _models(self) -> list[dict[str, Any]]:
-        return list(self._json("GET", "/v1/models").get("data", ()))
+        return list(self._json("GET", "/v1/models", quick=True).get("data", ()))
 
     def _model(self) -> tuple[str, int]:
         """Name and context of the base model."""
@@ -165,21 +166,31 @@ class VLLMServer:
             raise Unanswered(f"{self.name} answers /v1/completions without choices")
         return choices[0]
 
-    def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _json(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, quick: bool = False
+    ) -> dict[str, Any]:
         try:
-            found = self._send(method, path, body).json()
+            found = self._send(method, path, body, quick=quick).json()
         except ValueError:
             found = None
         if not isinstance(found, dict):
             raise Unanswered(f"{self.name} answers {path} with something else than JSON: it is no vLLM server")
         return found
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None, retries: int | None = None) -> Any:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        retries: int | None = None,
+        quick: bool = False,
+    ) -> Any:
         """The response; Unanswered or Refused where there is none, or an error, after `retries`."""
         left, pause = self.retries if retries is None else retries, PAUSE
+        seconds = min(self.timeout, QUICK) if quick else self.timeout
         while True:
             try:
-                response = self._client.request(method, path, json=body)
+                response = self._client.request(method, path, json=body, timeout=seconds)
                 error: RunStopped | None = self._refusal(path, response)
             except self._errors as problem:
                 error = Unanswered(f"{self.name} does not answer {path}: {_one_line(problem)}")
