@@ -32,7 +32,7 @@ TEXT = (
 )
 # What two computations of the same number may differ by, in float32.
 ROUNDING = 1e-5
-# A movement of so many times the noise of a token is seen in 128 of them: eight standard deviations of their mean.
+# A movement of so many times the noise of a token is seen in 128 of them: six standard deviations at least.
 NOISE = 1.5
 
 
@@ -93,7 +93,8 @@ class Probe:
         """Whether the engine has moved as the trainer has; None where that is too little to be seen in its noise."""
         engine_T, trainer_T = served_T - before.served_T, own_T - before.own_T
         still, apart = _size(engine_T), _size(engine_T - trainer_T)
-        if _size(trainer_T) <= max(NOISE * min(still, apart), ROUNDING):
+        noise = min(still, apart, _size(before.served_T - before.own_T))
+        if _size(trainer_T) <= max(NOISE * noise, ROUNDING):
             return None
         return apart <= still
 
