@@ -6,12 +6,15 @@ INSTALLED := .venv/installed
 # What is held to a coverage of 95 %: the arithmetic.
 CORE := src/tessera/core/*,src/tessera/pieces/*,src/tessera/algorithms/*
 
-.PHONY: help install bench demo docs test check lint slow constraints
+VERL := .venv-verl/installed
+
+.PHONY: help install bench demo docs test check lint slow verl constraints
 
 help:
 	@echo "make demo     train the embedded model on two-digit sums, and write runs/demo/report.html"
 	@echo "make test     everything that has to hold: style, types, import rules, tests, coverage"
 	@echo "make check    the same without coverage"
+	@echo "make verl     .venv-verl, in which the tests run verl (make test makes it)"
 	@echo "make slow     the tests that need the embedded model, or minutes"
 	@echo "make docs     the documentation as a site, in site/"
 	@echo "make bench    what an update costs beside TRL's (an hour)"
@@ -46,11 +49,23 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: lint
+verl: $(VERL)
+
+# verl beside the packages of .venv: it wants another antlr4 than math-verify. What it imports is all in one list. Where
+# Python is too new for verl, its test is skipped.
+$(VERL): tests/plugins/verl.txt $(INSTALLED)
+	@$(BIN)/python -m venv --without-pip --clear .venv-verl
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
+		$(BIN)/python -m pip --python .venv-verl/bin/python install -qq --disable-pip-version-check --no-deps -r $< && \
+		$(BIN)/python tests/plugins/share.py .venv-verl/bin/python; \
+	else echo "verl needs Python 3.12 or older"; rm .venv-verl/bin/python; fi
+	@touch $@
+
+test: lint $(VERL)
 	$(BIN)/pytest --cov
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=95
 
-check: lint
+check: lint $(VERL)
 	$(BIN)/pytest
 
 slow: $(INSTALLED)
