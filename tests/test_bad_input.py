@@ -137,7 +137,7 @@ def test_wrong_arguments(project: Path, arguments: list[str], line: str) -> None
         ("model=x", "recipe recipe.yaml: model = 'x': Input should be a mapping of keys"),
         ("stages=3", "recipe recipe.yaml: stages = 3: Input should be a list"),
         ("stages=[]", "stages = []: Input should have more entries"),
-        ("stages=[{steps: 3}]", "stages.0 needs the key 'kind': sft or rl"),
+        ("stages=[{steps: 3}]", "stages.0 needs the key 'kind': sft, rl, eval"),
         ("stages=[{kind: rl, steps: 3}]", "recipe recipe.yaml needs the option 'stages.0.algorithm'"),
         ("stages.rl.steps=ten", "stages.1.steps = 'ten': Input should be a valid integer"),
         (

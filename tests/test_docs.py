@@ -20,7 +20,7 @@ from tessera.environments.mcp_tool import McpSettings
 from tessera.pieces import CORRECTION, KINDS, make, names
 from tessera.policy.adapters import LoraSettings
 from tessera.policy.load import ModelConfig
-from tessera.recipe import Recipe, check_recipe
+from tessera.recipe import Published, Recipe, check_recipe
 from tessera.rollout import engines
 from tessera.tasks.mixture import Part
 from tessera.tasks.prompts import PromptFormat
@@ -32,7 +32,7 @@ from tessera.training import settings
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 TRACKERS = (TensorBoardSettings(), WandbSettings(), TrackioSettings(), MLflowSettings())
-COMMON = {"steps", "optimizer", "compute"}
+COMMON = {"optimizer", "compute"}
 
 
 def tables(text: str) -> dict[str, dict[str, str]]:
@@ -79,6 +79,8 @@ SECTIONS: Mapping[str, Any] = {
     "task.prompt": defaults(PromptFormat),
     "stages": defaults(settings.RLStage, of=COMMON),
     "stages: sft": defaults(settings.SFTStage, but=COMMON),
+    "stages: eval": defaults(settings.EvalStage),
+    "stages.harvest": defaults(settings.HarvestSettings),
     "stages: rl": defaults(settings.RLStage, but=COMMON),
     "stages.compute": defaults(settings.ComputeSettings),
     "stages.optimizer": defaults(settings.OptimizerSettings),
@@ -98,6 +100,7 @@ SECTIONS: Mapping[str, Any] = {
     "engine: vllm_server": defaults(engines.VLLMServerSettings),
     "engine: vllm": defaults(engines.VLLMSettings),
     "run": defaults(settings.RunSettings),
+    "published": defaults(Published),
     **{f"tracking: {tracker.kind}": defaults(type(tracker), but={"kind"}) for tracker in TRACKERS},
     **{f"task: {name}": defaults(task) for name, task in TASKS.items()},
     **{f"algorithm: {name}": defaults(entry.config) for name, entry in registered().items()},

@@ -56,7 +56,16 @@ def test_a_supervised_stage_alone_evaluates_with_300_tokens() -> None:
 )
 def test_what_evaluations_ask(stage: dict[str, Any], asked: list[str]) -> None:
     sizes = recipe(stage, evaluation={"test_size": 2, "validation_size": 3})
-    assert [problem.prompt for problem in prepare(sizes, in_memory(test=4, validation=5)).evaluated] == asked
+    assert [problem.prompt for problem, _ in prepare(sizes, in_memory(test=4, validation=5)).evaluated] == asked
+
+
+def test_stages_that_evaluate_ask_their_own_problems_at_their_own_length() -> None:
+    check = {"kind": "eval", "split": "validation", "size": 1, "max_new_tokens": 7}
+    sizes = recipe(rl_stage(max_new_tokens=9), check, evaluation={"test_size": 1})
+    asked = prepare(sizes, in_memory(test=4, validation=5)).evaluated
+    assert [(problem.prompt, length) for problem, length in asked] == [("t0", 9), ("v0", 7)]
+    with pytest.raises(UserError, match="stage eval looks at validation accuracy, and task in_memory has no such"):
+        prepare(sizes, in_memory(test=4))
 
 
 def test_a_file_to_learn_from_is_found_beside_the_recipe_and_is_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -66,7 +75,7 @@ def test_a_file_to_learn_from_is_found_beside_the_recipe_and_is_part_of_the_fing
     prepared = prepare(given, in_memory())
     assert prepared.stages[0].data == str(rows)  # type: ignore[union-attr]
     assert prepared.recipe.stages[0].data == "warm.jsonl"  # type: ignore[union-attr]
-    assert [(p.prompt, p.answer) for p in prepared.learns[0]] == [("2 + 2 =", " 4")]
+    assert [(e.problem.prompt, e.text) for e in prepared.learns[0]] == [("2 + 2 =", " 4")]
     rows.write_text('{"prompt": "2 + 2 =", "completion": " 5"}\n')
     assert prepare(given, in_memory()).fingerprint != prepared.fingerprint
 

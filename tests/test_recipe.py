@@ -178,16 +178,31 @@ def test_what_is_no_override(override: str) -> None:
         apply_overrides({}, [override])
 
 
+def test_what_was_published_is_of_the_recipes_stages() -> None:
+    recipe = read(minimal(published=PUBLISHED))
+    assert read(yaml.safe_load(recipe.text())) == recipe
+    with pytest.raises(UserError, match=r"published\.accuracy names a stage 'sft'; the stages are rl"):
+        read(minimal(published={"source": "A paper", "accuracy": {"sft": {0: 0.1}}}))
+
+
+def test_some_stage_trains() -> None:
+    assert [stage.kind for stage in read(minimal(stages=[{"kind": "eval"}, rl_stage()])).stages] == ["eval", "rl"]
+    with pytest.raises(UserError, match="no stage trains: `tessera eval` evaluates a model"):
+        read(minimal(stages=[{"kind": "eval"}]))
+
+
 # Fingerprints
 
 ONE = Problem("1", "1 + 1 =", 2)
+PUBLISHED = {"source": "A paper", "accuracy": {"rl": {0: 0.1, 10: 0.5}}}
 
 
 def test_a_fingerprint_leaves_out_only_where_things_are_kept_and_what_only_stops_a_run() -> None:
     recipe = read(minimal())
     moved = read(minimal(run={"dir": "runs/y"}, data_dir="/elsewhere"))
     laxer = read(minimal(stages=[rl_stage(sentinels={"reward_failures": 1.0})]))
-    assert moved.fingerprint([ONE]) == laxer.fingerprint([ONE]) == recipe.fingerprint([ONE])
+    beside = read(minimal(published=PUBLISHED))
+    assert len({r.fingerprint([ONE]) for r in (recipe, moved, laxer, beside)}) == 1
     others = [
         read(minimal(seed=1)),
         read(minimal(run={"dir": "runs/x", "save_every": 5})),

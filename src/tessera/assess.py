@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,10 +12,9 @@ from tessera.policy.load import ModelConfig
 from tessera.policy.memory import Part, Workload, estimate, skeleton
 from tessera.policy.prompting import check_fits, read_template, render
 from tessera.policy.sources import load_tokenizer
-from tessera.recipe import Stage
 from tessera.rollout.engines import InProcess
-from tessera.training import sft
-from tessera.training.settings import RLStage
+from tessera.training.examples import Example
+from tessera.training.settings import EvalStage, RLStage, SFTStage
 
 
 class MemoryPlan(NamedTuple):
@@ -35,9 +34,13 @@ def memory_plan(prepared: Prepared) -> MemoryPlan:
     recipe, model = prepared.recipe, skeleton(prepared.recipe.model)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     texts = _Texts(_tokenizer(recipe.model), recipe.chat_template_kwargs, context)
-    work = {f"stage {stage.name}": _of_stage(prepared, stage, texts) for stage in prepared.stages}
+    work = {
+        f"stage {stage.name}": _of_stage(prepared, stage, learnt, texts)
+        for stage, learnt in zip(prepared.stages, prepared.learns, strict=True)
+        if not isinstance(stage, EvalStage)
+    }
     if evaluated := prepared.evaluated:
-        prompt, completion = texts.longest((p, recipe.evaluation_tokens) for p in evaluated)
+        prompt, completion = texts.longest(evaluated)
         rows = _sampled(prepared, len(evaluated))
         work["evaluation"] = Workload(rows, 0, prompt, completion, update_prompts=0)
     plans = [MemoryPlan(phase, estimate(model, sizes, recipe.model.quantize)) for phase, sizes in work.items()]
@@ -73,7 +76,7 @@ def _tokenizer(model: ModelConfig) -> Any:
     return tokenizer
 
 
-def _of_stage(prepared: Prepared, stage: Stage, texts: _Texts) -> Workload:
+def _of_stage(prepared: Prepared, stage: SFTStage | RLStage, learnt: Sequence[Example], texts: _Texts) -> Workload:
     if isinstance(stage, RLStage):
         group, rows = stage.group_size, stage.prompts_per_step * stage.group_size
         sampled = _sampled(prepared, rows)
@@ -82,8 +85,8 @@ def _of_stage(prepared: Prepared, stage: Stage, texts: _Texts) -> Workload:
         prompt, completion = texts.longest((problem, stage.max_new_tokens + said) for problem in prepared.task.train)
     else:
         group, rows, sampled = 1, stage.batch_size, 0
-        pairs = sft.pairs(prepared.task, stage)
-        prompt, completion = texts.longest((problem, texts.count(text) + 1) for problem, text in pairs)
+        pairs = [(example.problem, texts.count(example.text) + 1) for example in learnt]
+        prompt, completion = texts.longest([*pairs, *_harvested(prepared, stage)])
     fitting = _rows_in(stage.compute.tokens_per_microbatch, rows, group, prompt, completion)
     keeps = (
         prepared.recipe.environment is None and sampled > 0 and isinstance(stage, RLStage) and stage.rollouts.keep_trunk
@@ -106,6 +109,13 @@ def _sampled(prepared: Prepared, rows: int) -> int:
     """How many of `rows` the trainer's own model samples at a time."""
     recipe = prepared.recipe
     return min(rows, recipe.run.max_rows) if isinstance(recipe.engine, InProcess) else 0
+
+
+def _harvested(prepared: Prepared, stage: SFTStage) -> list[tuple[Problem, int]]:
+    """What may be harvested, at its longest."""
+    source = stage.harvest.stage if stage.harvest else None
+    lengths = [s.max_new_tokens for s in prepared.stages if isinstance(s, RLStage) and s.name == source]
+    return [(problem, length) for length in lengths for problem in prepared.task.train]
 
 
 def _rows_in(budget: int, rows: int, group: int, prompt: int, completion: int) -> int:

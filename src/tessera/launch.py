@@ -13,22 +13,22 @@ from tessera.algorithms.registry import idle_keys
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.policy.load import Policy, load_policy
-from tessera.recipe import Recipe, Stage
+from tessera.recipe import Recipe
 from tessera.reports.run import RunFolder
 from tessera.rollout.collect import Collector
 from tessera.rollout.engine import Engine
 from tessera.rollout.engines import open_engine
 from tessera.rollout.episodes import open_tools
 from tessera.tasks.base import LoadedTask
-from tessera.tasks.data import locate
 from tessera.tasks.registry import load_task
 from tessera.tracking.observer import tracking
 from tessera.tracking.settings import check_installed
-from tessera.training import sft
 from tessera.training.context import Observer, RunContext
 from tessera.training.curriculum import make_sampler
+from tessera.training.examples import Example, examples, rows
 from tessera.training.pipeline import Pipeline
-from tessera.training.settings import RLStage, SFTStage
+from tessera.training.settings import EvalStage, RLStage, SFTStage, Stage
+from tessera.training.stages import harvests, settle
 
 IN_MEMORY = "in_memory"  # the name of a task that tessera.train makes of rows
 
@@ -37,27 +37,33 @@ IN_MEMORY = "in_memory"  # the name of a task that tessera.train makes of rows
 class Prepared:
     """A recipe whose names, settings and data have been read and agree; no model is loaded yet.
 
-    `stages` are the recipe's, their files found; `algorithms` and `learns` (what an SFT stage learns) go with them.
+    `stages` are the recipe's, settled; `algorithms` and `learns` (what an SFT stage learns, as far as that is known
+    before the run) go with them.
     """
 
     recipe: Recipe
     task: LoadedTask
     stages: tuple[Stage, ...]
     algorithms: tuple[Algorithm | None, ...]
-    learns: tuple[tuple[Problem, ...], ...]
+    learns: tuple[tuple[Example, ...], ...]
 
     @property
     def fingerprint(self) -> str:
         """Of the recipe and the data it read."""
-        task, learnt = self.task, (problem for problems in self.learns for problem in problems)
+        task, learnt = self.task, (example.problem for stage in self.learns for example in stage)
         return self.recipe.fingerprint((*task.train, *task.validation, *task.test, *learnt))
 
     @property
-    def evaluated(self) -> list[Problem]:
-        """Every problem that an evaluation asks."""
-        sizes = self.recipe.evaluation
+    def evaluated(self) -> list[tuple[Problem, int]]:
+        """Every problem that an evaluation asks, with the longest answer it may get."""
+        sizes, length = self.recipe.evaluation, self.recipe.evaluation_tokens
         validated = self.task.validation[: sizes.validation_size] if any(map(_validates, self.stages)) else ()
-        return [*self.task.test[: sizes.test_size], *validated]
+        asked = [(problem, length) for problem in (*self.task.test[: sizes.test_size], *validated)]
+        for stage in self.stages:
+            if isinstance(stage, EvalStage):
+                problems = self.task.problems(stage.split)[: stage.size]
+                asked += [(problem, stage.max_new_tokens or length) for problem in problems]
+        return asked
 
 
 def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
@@ -67,17 +73,17 @@ def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
     algorithms = tuple(_algorithm(stage, folder) if isinstance(stage, RLStage) else None for stage in recipe.stages)
     loaded = task or _load_task(recipe, folder)
     for stage, algorithm in zip(recipe.stages, algorithms, strict=True):
-        if _validates(stage) and not loaded.validation:
-            raise UserError(
-                f"stage {stage.name} looks at validation accuracy, and task {loaded.name} has no such split"
-            )
+        split = stage.split if isinstance(stage, EvalStage) else "validation" if _validates(stage) else None
+        if split is not None and not loaded.problems(split):
+            raise UserError(f"stage {stage.name} looks at {split} accuracy, and task {loaded.name} has no such split")
         if isinstance(stage, RLStage) and algorithm is not None:
             _check_used(stage, algorithm, recipe)
             make_sampler(
                 loaded.train, 0, loaded.part_weights, stage.rollouts.curriculum, stage.steps
             )  # a curriculum fits the data
-    stages = tuple(_located(stage, folder) for stage in recipe.stages)
-    return Prepared(recipe, loaded, stages, algorithms, tuple(_learns(loaded, stage) for stage in stages))
+    stages = settle(recipe.stages, folder)
+    learns = (examples(loaded, stage) if isinstance(stage, SFTStage) else () for stage in stages)
+    return Prepared(recipe, loaded, stages, algorithms, tuple(map(tuple, learns)))
 
 
 def start(
@@ -134,6 +140,7 @@ def _train(
             seed=recipe.seed,
             observers=(*observers, trackers),
             max_new_tokens=recipe.max_new_tokens,
+            harvests=harvests(prepared.stages),
         )
         run.message(f"run folder {folder.path}")
         for line in trackers.lines:
@@ -219,15 +226,18 @@ def _refuse_taken(path: Path) -> None:
 
 
 def _check_lengths(prepared: Prepared, collector: Collector) -> None:
-    collector.check_fits(prepared.evaluated, prepared.recipe.evaluation_tokens)
-    for stage in prepared.stages:
+    for problem, length in prepared.evaluated:
+        collector.check_fits([problem], length)
+    for stage, learnt in zip(prepared.stages, prepared.learns, strict=True):
         if isinstance(stage, RLStage):
             collector.check_fits(prepared.task.train, stage.max_new_tokens)
-        else:
-            sft.rows(collector, prepared.task, stage)
+        rows(collector, learnt)
 
 
 def _validates(stage: Stage) -> bool:
+    """Whether the stage looks at validation problems while it trains."""
+    if isinstance(stage, EvalStage):
+        return False
     return bool(stage.evaluate_every if isinstance(stage, RLStage) else stage.stop_accuracy)
 
 
@@ -235,13 +245,3 @@ def _load_task(recipe: Recipe, folder: Path | None) -> LoadedTask:
     if recipe.task.get("name") == IN_MEMORY:
         raise UserError("the data of this run was in memory: go on from Python, with tessera.train(..., resume=True)")
     return load_task(recipe.task, folder)
-
-
-def _located(stage: Stage, folder: Path | None) -> Stage:
-    if isinstance(stage, RLStage) or stage.data is None:
-        return stage
-    return stage.model_copy(update={"data": locate(stage.data, folder)})
-
-
-def _learns(task: LoadedTask, stage: Stage) -> tuple[Problem, ...]:
-    return tuple(p for p, _ in sft.pairs(task, stage)) if isinstance(stage, SFTStage) else ()

@@ -22,10 +22,21 @@ from tessera.rollout.engines import PLACE, EngineSettings, InProcess
 from tessera.tasks.data import locate
 from tessera.tasks.options import read_options
 from tessera.tracking.settings import TrackerSettings, by_name
-from tessera.training.settings import EvaluationSettings, RLStage, RunSettings, Settings, SFTStage
+from tessera.training.settings import EvalStage, EvaluationSettings, RLStage, RunSettings, Settings, Stage
 
-Stage = Annotated[SFTStage | RLStage, Field(discriminator="kind")]
-KINDS = ("sft", "rl")
+KINDS = ("sft", "rl", "eval")
+
+
+class Published(Settings):
+    """Accuracies of somebody else's run of these stages, which the report draws beside this one's.
+
+    `accuracy` holds, by stage, the share solved after so many steps of the source's own count.
+    """
+
+    source: str = Field(min_length=1, description="whose numbers these are")
+    accuracy: dict[str, dict[int, Annotated[float, Field(ge=0, le=1)]]] = Field(
+        min_length=1, description="by the name of a stage, step: accuracy"
+    )
 
 
 class Recipe(Settings):
@@ -41,12 +52,15 @@ class Recipe(Settings):
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="variables that the model's chat template reads"
     )
-    stages: tuple[Stage, ...] = Field(min_length=1, description="one after another")
+    stages: tuple[Annotated[Stage, Field(discriminator="kind")], ...] = Field(
+        min_length=1, description="one after another"
+    )
     environment: EnvironmentSettings | None = Field(None, description="tools that the model may call; null: none")
     evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = InProcess()
     tracking: tuple[TrackerSettings, ...] = Field((), description="trackers that get the numbers too")
     run: RunSettings
+    published: Published | None = Field(None, description="numbers that the report draws beside the run's")
 
     @field_validator("task", mode="before")
     @classmethod
@@ -63,6 +77,10 @@ class Recipe(Settings):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages need different names, got {names}")
+        if all(isinstance(stage, EvalStage) for stage in self.stages):
+            raise ValueError("no stage trains: `tessera eval` evaluates a model")
+        if strange := [name for name in (self.published.accuracy if self.published else ()) if name not in names]:
+            raise ValueError(f"published.accuracy names a stage {strange[0]!r}; the stages are {', '.join(names)}")
         return self
 
     @property
@@ -85,6 +103,7 @@ class Recipe(Settings):
         exclude: Any = {
             "data_dir": True,
             "tracking": True,
+            "published": True,
             "run": {"dir"},
             "engine": PLACE,
             "stages": {"__all__": {"sentinels"}},
@@ -229,7 +248,7 @@ def _is_sweep(path: Path) -> bool:
 
 def _check_kind(index: int, stage: Any) -> None:
     if not isinstance(stage, Mapping) or "kind" not in stage:
-        raise UserError(f"stages.{index} needs the key 'kind': {' or '.join(KINDS)}")
+        raise UserError(f"stages.{index} needs the key 'kind': {', '.join(KINDS)}")
     if stage["kind"] not in KINDS:
         raise unknown(f"kind of stages.{index}", str(stage["kind"]), KINDS)
 

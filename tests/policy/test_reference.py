@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from tessera.policy.adapters import LoraSettings, adapter_matrices, adapter_state
+from tessera.core.errors import UserError
+from tessera.policy.adapters import LoraSettings, adapter_matrices, adapter_state, save_adapter
 from tessera.policy.forest import Row
 from tessera.policy.load import Policy
 from tessera.policy.logprobs import score
@@ -135,3 +138,31 @@ def test_the_fingerprint_names_kind_and_weights(policy: Policy) -> None:
     with torch.no_grad():
         adapter_matrices(policy.model)[0][0, 0] += 1e-6
     assert first != Reference(policy.model).fingerprint()
+
+
+def test_a_saved_adapter_is_a_reference_and_the_policy_keeps_its_own(policy: Policy, tmp_path: Path) -> None:
+    save_adapter(policy.model, tmp_path / "adapter")
+    saved, whole = logp(policy), Reference(policy.model).fingerprint()
+    stir(policy, 2)
+    moved = logp(policy)
+    reference = Reference(policy.model, str(tmp_path / "adapter"))
+    assert torch.equal(logp(policy), moved)
+    assert reference.fingerprint() == whole  # of the weights, wherever they are from
+    with reference.active():
+        assert torch.equal(score(policy.model, ROWS).logp_N, saved)
+
+
+@pytest.mark.parametrize(("changes", "said"), [({"alpha": 16}, "lora_alpha 16, .* has 8"), ({"rank": 2}, "r 2, .* 4")])
+def test_an_adapter_of_another_scale_is_no_reference(tmp_path: Path, changes: dict[str, int], said: str) -> None:
+    """The same matrices would mean another policy."""
+    other = tiny_policy(lora=LoraSettings(**{**TINY_LORA.model_dump(), **changes}))
+    save_adapter(other.model, tmp_path / "adapter")
+    with pytest.raises(UserError, match=f"has {said}"):
+        Reference(tiny_policy().model, str(tmp_path / "adapter"))
+
+
+def test_the_initial_fingerprint_is_of_the_frozen_weights(policy: Policy) -> None:
+    first = Reference(policy.model, "initial").fingerprint()
+    stir(policy, 5)
+    assert Reference(policy.model, "initial").fingerprint() == first
+    assert Reference(tiny_policy(seed=1).model, "initial").fingerprint() != first

@@ -98,3 +98,12 @@ def test_time_is_split_by_stage_with_what_is_left_over(made) -> None:
     )
     assert time_split([made.sft(1)]) == []
     assert charts([]) == []
+
+
+def test_what_was_published_stands_beside_accuracy_in_steps_of_its_own(made) -> None:
+    told = {"source": "A paper", "accuracy": {"one": {"10": 0.3, "0": 0.1}, "two": {9: 0.2, 30: 0.5}}}
+    _, own, beside = charts([made.rl(1) | {"accuracy": 0.5}], told)[:3]
+    assert (own.title, own.last) == ("Accuracy", 1)
+    assert (beside.title, beside.unit, beside.last) == ("Accuracy as published: A paper", "%", 30)
+    assert beside.series[0].segments == ((Point(0, 0.1), Point(10, 0.3)), (Point(9, 0.2), Point(30, 0.5)))
+    assert beside.stages == ((0, "one"), (9, "two"))

@@ -114,3 +114,19 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
     untrained.parameters[0].data.copy_(other.parameters[0].detach())
     push(untrained, (0.3, 0.7))
     assert not torch.equal(one.parameters[0], untrained.parameters[0])
+
+
+def test_carried_moments_meet_the_stages_own_settings() -> None:
+    """Adam after one gradient of 1: m = 0.1, v = 0.001, both to be corrected by 1 - 0.9 and 1 - 0.999. A second of 0:
+    m = 0.09 / 0.19 = 0.4737, v = 0.000999 / 0.001999 = 0.4997; a step of rate 2 x 0.4737 / sqrt(0.4997) = 1.3402."""
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    first = Optimizer([weight], OptimizerSettings(lr=1.0), 1)
+    weight.grad = torch.ones_like(weight)
+    first.update(0.0)
+    second = Optimizer([weight], OptimizerSettings(lr=2.0, weight_decay=0.0), 1)
+    second.carry(first.state())
+    before = weight.item()
+    weight.grad = torch.zeros_like(weight)
+    assert second.at_step(1) == 2.0
+    second.update(0.0)
+    assert before - weight.item() == pytest.approx(1.3402, abs=1e-4)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from runs import TEST, TRAIN, completions_of, letters, rl, rows_of, run, sft, without_times
+from runs import TEST, TRAIN, VALIDATION, completions_of, letters, rl, rows_of, run, sft, without_times
 from tessera.core.errors import RunStopped, UserError
 from tessera.core.types import Problem
 from tessera.evaluation.estimators import paired_difference_interval
@@ -315,3 +315,108 @@ def test_an_rl_stage_without_an_algorithm_is_refused(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="stage rl needs an algorithm"):
         patch.setattr("tessera.launch._algorithm", lambda stage, folder: None)
         run(tmp_path)
+
+
+PENALISED = {"name": "grpo", "beta": 0.1}
+APART = {"first": "start_of_stage", "second": "initial"}
+
+
+def first_kl(folder: Path, reference: str) -> tuple[float, dict[str, Any]]:
+    """KL in the first RL step after a supervised stage, and what the summary says of the stage."""
+    summary = run(folder, sft(steps=4, optimizer={"lr": 1e-2}), rl(PENALISED, steps=1, reference=reference))
+    return rows_of(folder, "rl")[0]["kl"], summary["stages"][1]["reference"]
+
+
+def test_after_sft_there_is_no_kl_to_the_start_of_the_stage_and_some_to_the_initial_model(tmp_path: Path) -> None:
+    start, initial = (first_kl(tmp_path / name, reference) for name, reference in APART.items())
+    assert start[0] == 0
+    assert initial[0] > 1e-4
+    assert (start[1]["policy"], initial[1]["policy"]) == ("start_of_stage", "initial")
+    assert start[1]["sha256"] != initial[1]["sha256"]
+    assert initial[1]["sha256"] == pipeline.Reference(tiny_policy().model, "initial").fingerprint()
+
+
+def test_kl_may_be_taken_to_an_adapter_in_a_folder(tmp_path: Path) -> None:
+    """That of a run of the supervised stage alone: after the same stage there is none to it."""
+    run(tmp_path / "alone", sft(steps=4, optimizer={"lr": 1e-2}))
+    _, start = first_kl(tmp_path / "own", "start_of_stage")
+    kl, about = first_kl(tmp_path / "path", str(tmp_path / "alone" / "adapter"))
+    assert kl == 0
+    assert about["sha256"] == start["sha256"]
+
+
+def test_a_reference_that_was_exchanged_does_not_go_on(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    pipeline.save_adapter(policy.model, tmp_path / "other")
+    stages = (sft(), rl(PENALISED, steps=4, reference=str(tmp_path / "other")))
+
+    def look(row: Mapping[str, Any]) -> None:
+        if row["step"] == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", *stages, observers=[Notes(look)])
+    with torch.no_grad():
+        policy.trainable_parameters()[0][0, 0] += 1e-4
+    pipeline.save_adapter(policy.model, tmp_path / "other")
+    with pytest.raises(UserError, match=r"stage rl began with the reference policy .*/other of hash \w{16}; what is"):
+        run(tmp_path / "run", *stages, resume=True)
+
+
+def test_another_frozen_model_is_no_initial_reference_to_go_on_with(tmp_path: Path) -> None:
+    stages = (sft(), rl(PENALISED, steps=2, reference="initial"))
+
+    def look(row: Mapping[str, Any]) -> None:
+        if row["step"] == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, *stages, observers=[Notes(look)])
+    with pytest.raises(UserError, match="stage rl began with the reference policy initial of hash"):
+        run(tmp_path, *stages, resume=True, policy=tiny_policy(seed=1))
+
+
+def test_an_optimiser_is_carried_over_where_asked(tmp_path: Path) -> None:
+    """Adam's first step goes its full rate wherever a gradient is; one with carried moments does not."""
+    moved = {}
+    for carry in (False, True):
+        policy, seen = tiny_policy(), {}
+        notes = Notes(lambda row, seen=seen, policy=policy: seen.update({row["step"]: adapter_state(policy.model)}))
+        second = sft(name="more", steps=1, optimizer={"lr": 5e-3, "carry": carry})
+        run(tmp_path / str(carry), sft(steps=3), second, policy=policy, observers=[notes])
+        moved[carry] = torch.cat([(seen[4][name] - tensor).flatten() for name, tensor in seen[3].items()]).abs()
+    assert (moved[False] > 4.9e-3).float().mean() > 0.9
+    assert (moved[True] > 4.9e-3).float().mean() < 0.5
+
+
+def test_stages_that_evaluate_stand_anywhere(tmp_path: Path) -> None:
+    check = {"kind": "eval", "name": "held", "split": "validation", "size": 3, "max_new_tokens": 2}
+    longer = {"kind": "eval", "name": "longer", "max_new_tokens": 9}
+    stages = ({**check, "name": "before"}, sft(steps=1), check, rl(steps=1), longer)
+    summary = run(tmp_path, *stages, rows=(TRAIN, VALIDATION, TEST), reward=half)
+    found = [(r["label"], r["split"], r["step"], r["accuracy/n"]) for r in rows_of(tmp_path, "eval")]
+    assert found == [
+        ("base", "test", 0, 5), ("before", "validation", 0, 3), ("sft", "test", 1, 5), ("held", "validation", 1, 3),
+        ("final", "test", 2, 5), ("longer", "test", 2, 5),
+    ]  # fmt: skip
+    lengths = {row["label"]: row["completion_length/mean"] for row in rows_of(tmp_path, "eval")}
+    assert lengths["held"] <= 2 < lengths["final"] <= 6 < lengths["longer"] <= 9
+    assert [(pair["from"], pair["to"]) for pair in summary["pairs"]] == [
+        ("base", "sft"), ("base", "final"), ("sft", "final"),
+    ]  # fmt: skip
+    assert summary["gain"] == summary["pairs"][2]
+
+
+def test_a_run_killed_while_it_evaluates_goes_on_from_the_stage_before(tmp_path: Path) -> None:
+    stages = (sft(steps=2), {"kind": "eval", "name": "mid"}, rl(steps=2, optimizer={"lr": 1e-3, "carry": True}))
+    how: dict[str, Any] = {"rows": ROWS, "reward": half}
+    run(tmp_path / "whole", *stages, **how)
+
+    def look(row: Mapping[str, Any]) -> None:
+        if row.get("label") == "mid":
+            raise KeyError("killed")
+
+    with pytest.raises(KeyError):
+        run(tmp_path / "run", *stages, **how, observers=[Notes(look)])
+    run(tmp_path / "run", *stages, **how, resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")

@@ -37,29 +37,66 @@ class Letters:
 
 SFT = {"kind": "sft", "steps": 3, "batch_size": 4, "optimizer": {"lr": 2e-3, "warmup_steps": 1}}
 SMALL = {"kind": "rl", "steps": 5, "max_new_tokens": 7, "sentinels": {"truncation_rate": 1.0}}
-STAGES = {
+PENALISED = {"name": "s_grpo", "beta": 0.2, "cutoff": 1, "max_selected": 4, "probability": 0.5}
+STAGES: dict[str, list[dict[str, Any]]] = {
     # Replays from a buffer, the best adapter by validation, a falling rate.
-    "replay": {
-        **SMALL,
-        "algorithm": "t_spmo",
-        "group_size": 6,
-        "replay": {"successes": 1, "failures": 1, "capacity": 20},
-        "evaluate_every": 2,
-        "keep_best": True,
-        "optimizer": {"lr": 5e-3, "schedule": "linear"},
-    },
+    "replay": [
+        SFT,
+        {
+            **SMALL,
+            "algorithm": "t_spmo",
+            "group_size": 6,
+            "replay": {"successes": 1, "failures": 1, "capacity": 20},
+            "evaluate_every": 2,
+            "keep_best": True,
+            "optimizer": {"lr": 5e-3, "schedule": "linear"},
+        },
+    ],
     # A penalty against the policy that the first stage left, taken anew on the way; dropout; two prompts a step.
-    "reference": {
-        **SMALL,
-        "algorithm": {"name": "s_grpo", "beta": 0.2, "cutoff": 1, "max_selected": 4, "probability": 0.5},
-        "group_size": 4,
-        "prompts_per_step": 2,
-        "refresh_reference": 3,
-        "compute": {"tokens_per_microbatch": 40},
-        "optimizer": {"lr": 5e-3},
-    },
+    "reference": [
+        SFT,
+        {
+            **SMALL,
+            "algorithm": PENALISED,
+            "group_size": 4,
+            "prompts_per_step": 2,
+            "refresh_reference": 3,
+            "compute": {"tokens_per_microbatch": 40},
+            "optimizer": {"lr": 5e-3},
+        },
+    ],
+    # Replays that are harvested too, a supervised stage on a random choice of the harvest, an evaluation, and moments
+    # carried over both into a stage with a penalty against the model as it was.
+    "harvest": [
+        {
+            **SMALL,
+            "name": "explore",
+            "algorithm": "t_spmo",
+            "group_size": 6,
+            "max_new_tokens": 20,
+            "replay": {"successes": 1, "capacity": 20},
+            "optimizer": {"lr": 5e-3},
+        },
+        {
+            "kind": "sft",
+            "epochs": 2,
+            "batch_size": 3,
+            "harvest": {"threshold": 0.4, "most": 2, "pick": "random"},
+            "optimizer": {"lr": 2e-3},
+        },
+        {"kind": "eval", "split": "validation", "max_new_tokens": 3},
+        {
+            **SMALL,
+            "name": "consolidate",
+            "steps": 3,
+            "algorithm": PENALISED,
+            "group_size": 4,
+            "reference": "initial",
+            "optimizer": {"lr": 5e-3, "carry": True},
+        },
+    ],
 }
-DROPOUT = {"replay": 0.0, "reference": 0.1}
+DROPOUT = {"replay": 0.0, "reference": 0.1, "harvest": 0.0}
 
 # Where a run stops, each time: [where, how often there (a share of the whole run's number, or a number), signal].
 Stops = list[list[Any] | None]
@@ -69,6 +106,11 @@ STOPS: dict[str, Stops] = {
     "while it saves": [["half", 0.5, "SIGKILL"], ["sync", 0.4, "SIGKILL"], ["half", 1, "SIGKILL"]],
     "interrupted while it samples": [["token", 0.6, "SIGINT"], ["token", 10, "SIGINT"]],
     "interrupted while it updates": [["update", 0.5, "SIGINT"], ["update", 1, "SIGTERM"]],
+}
+HARVESTING: dict[str, Stops] = {
+    "while each stage works": [["update", n, "SIGKILL"] for n in (4, 5, 4, 8)],
+    "interrupted in the last": [["token", 0.8, "SIGTERM"]],
+    "while it saves": [["half", n, "SIGKILL"] for n in (2, 4)],
 }
 AT_THE_ENDS: dict[str, Stops] = {
     "which had already finished": [None],
@@ -96,7 +138,7 @@ def recipe(path: Path, model: Path, variant: str) -> Path:
             "lora": {"rank": 4, "alpha": 8, "last_fraction": "1/2", "dropout": DROPOUT[variant]},
         },
         "task": {"name": f"{task}:Letters"},
-        "stages": [SFT, STAGES[variant]],
+        "stages": STAGES[variant],
         "evaluation": {"success": 0.5, "max_new_tokens": 4},
         "run": {"save_every": 2, "max_rows": 5},
     }
@@ -127,6 +169,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> di
     return drive(tmp_path_factory.mktemp("reference"), tiny_folder, "reference", STOPS)
 
 
+@pytest.fixture(scope="module")
+def harvest(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Any]:
+    return drive(tmp_path_factory.mktemp("harvest"), tiny_folder, "harvest", HARVESTING)
+
+
 def check(driven: dict[str, Any], name: str, stops: Stops) -> None:
     outcomes, run, whole = driven["outcomes"][name], driven["folder"] / name, driven["folder"] / "whole"
     signals = [stop[2] if stop else None for stop in stops]
@@ -139,6 +186,8 @@ def check(driven: dict[str, Any], name: str, stops: Stops) -> None:
     assert (run / adapter).read_bytes() == (whole / adapter).read_bytes()
     assert without_times(rows_of(run)) == without_times(rows_of(whole))
     assert completions_of(run) == completions_of(whole)
+    if (whole / "harvest.jsonl").exists():
+        assert (run / "harvest.jsonl").read_bytes() == (whole / "harvest.jsonl").read_bytes()
     told, expected = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
     assert {**told, "seconds": 0} == {**expected, "seconds": 0}
     # Nothing that a killed writer left behind is still there.
@@ -161,6 +210,19 @@ def test_stops_at_rarer_places_change_nothing_either(tmp_path: Path, tiny_folder
 @pytest.mark.parametrize("name", STOPS)
 def test_a_run_with_a_reference_ends_the_same(reference: dict[str, Any], name: str) -> None:
     check(reference, name, STOPS[name])
+
+
+@pytest.mark.parametrize("name", HARVESTING)
+def test_a_run_with_a_harvest_ends_the_same(harvest: dict[str, Any], name: str) -> None:
+    check(harvest, name, HARVESTING[name])
+
+
+def test_the_run_with_a_harvest_has_one_to_speak_of(harvest: dict[str, Any]) -> None:
+    whole = harvest["folder"] / "whole"
+    learnt = json.loads((whole / "summary.json").read_text())["stages"][1]
+    assert learnt["harvest"]["distinct"] > learnt["harvest"]["kept"] > 4
+    assert learnt["steps"] == len(rows_of(whole, "sft")) >= 3
+    assert sum(row["replay/success"] for row in rows_of(whole, "rl")) >= 2
 
 
 @pytest.mark.parametrize("variant", ["replay", "reference"])

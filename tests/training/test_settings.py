@@ -8,7 +8,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from tessera.training.settings import (
+    EvalStage,
     EvaluationSettings,
+    HarvestSettings,
     OptimizerSettings,
     PlateauSettings,
     ReplaySettings,
@@ -39,6 +41,11 @@ from tessera.training.settings import (
         (RunSettings, {"dir": "x", "save_every": 0}),
         (RunSettings, {"dir": "x", "keep_checkpoints": 0}),
         (SFTStage, {"steps": 0}),
+        (SFTStage, {"epochs": 0}),
+        (HarvestSettings, {"most": 0}),
+        (HarvestSettings, {"pick": "longest"}),
+        (EvalStage, {"split": "train"}),
+        (EvalStage, {"steps": 1}),
         (SFTStage, {"steps": 1, "name": "base"}),
         (SFTStage, {"steps": 1, "name": "a b"}),
         (SFTStage, {"steps": 1, "stop_accuracy": 1.5}),
@@ -47,7 +54,7 @@ from tessera.training.settings import (
         (RLStage, {"steps": 1, "algorithm": "grpo", "score_temperature": 0}),
         (RLStage, {"steps": 1, "algorithm": "grpo", "score_temperature": float("nan")}),
         (RLStage, {"steps": 1, "algorithm": "grpo", "score_temperature": "same"}),
-        (RLStage, {"steps": 1, "algorithm": "grpo", "reference": "adapter"}),
+        (RLStage, {"steps": 1, "algorithm": "grpo", "reference": ""}),
         (RLStage, {"steps": 1, "algorithm": "grpo", "name": "final"}),
         (RLStage, {"steps": 1}),
     ],
@@ -57,6 +64,12 @@ def test_what_makes_no_sense_is_refused(model: type[BaseModel], given: dict[str,
     with pytest.raises(ValidationError) as error:
         model(**given)
     assert all(set(map(str, e["loc"])) & {*given, "algorithm"} for e in error.value.errors())
+
+
+@pytest.mark.parametrize("given", [{}, {"steps": 1, "epochs": 1}])
+def test_a_supervised_stage_is_of_so_many_steps_or_epochs(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="give either steps or epochs"):
+        SFTStage(**given)
 
 
 def test_an_algorithm_is_a_name_or_a_mapping() -> None:

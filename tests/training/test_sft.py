@@ -1,99 +1,28 @@
-"""The supervised stage: what is learnt, its loss by hand, and its stopping rule."""
+"""The supervised stage: its loss by hand, how long it is, what it harvests, and its stopping rule."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from runs import TRAIN, VALIDATION, letters, rl, rows_of, run, sft
-from tessera.core.errors import UserError
+from runs import TRAIN, VALIDATION, rl, rows_of, run, sft
+from tessera.core.errors import RunStopped
 from tessera.core.types import Problem
 from tessera.policy.adapters import adapter_state
+from tessera.policy.forest import Row
 from tessera.policy.load import Policy
-from tessera.rollout.collect import Collector
-from tessera.rollout.hf import HFEngine
-from tessera.tasks.base import LoadedTask
-from tessera.tasks.in_memory import InMemoryTask
-from tessera.training.settings import ComputeSettings, SFTStage
-from tessera.training.sft import pairs, rows
+from tessera.policy.logprobs import score
+from tessera.training.settings import ComputeSettings
 from tiny import tiny_policy
 
 EOS = 2
 
 
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    return tiny_policy()
-
-
-def task(*train: dict[str, Any], **more: Any) -> LoadedTask:
-    return LoadedTask.load("t", InMemoryTask(list(train), reward_fn=letters, **more))
-
-
 def encoded(policy: Policy, text: str) -> tuple[int, ...]:
     return tuple(policy.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def learnt(policy: Policy, loaded: LoadedTask, **settings: Any) -> list[tuple[str, str]]:
-    """Prompt and continuation of each row as the model reads them."""
-    found = rows(Collector(HFEngine(policy), policy, loaded.task), loaded, SFTStage(steps=1, **settings))
-    assert all(row.positions == tuple(range(len(row.ids))) for row in found)
-    assert all(row.ids[-1] == EOS for row in found)
-    decode = policy.tokenizer.decode
-    return [(decode(list(row.prompt_ids)), decode(list(row.ids[:-1]))) for row in found]
-
-
-def test_gold_answers_continue_their_prompts(policy: Policy) -> None:
-    """A space parts what would run together; what brings its own white space, or a chat's turn, gets none."""
-    chat = [{"role": "user", "content": "3+4?"}]
-    found = learnt(
-        policy,
-        task(
-            {"prompt": "1+2=", "answer": 3},
-            {"prompt": "2+2= ", "answer": 4},
-            {"prompt": "2+3=\n", "answer": 5},
-            {"prompt": chat, "answer": 7},
-            {"prompt": [*chat, {"role": "assistant", "content": "It is"}], "answer": 7},
-        ),
-    )
-    assert [text for _, text in found] == [" 3", "4", "5", "7", " 7"]
-    assert found[0][0] == "<bos>1+2="
-    assert found[4][0].endswith("<|im_start|>assistant\nIt is")
-
-
-def test_rows_of_a_file_are_learnt_as_they_are(policy: Policy, tmp_path: Path) -> None:
-    file = tmp_path / "traces.jsonl"
-    lines = [
-        {"prompt": "1+2=", "completion": "3!"},
-        {"prompt": [{"role": "user", "content": "?"}], "completion": " a\n"},
-    ]
-    file.write_text("\n".join(map(json.dumps, lines)))
-    found = learnt(policy, task({"prompt": "x", "answer": 1}), data=str(file))
-    assert found == [("<bos>1+2=", "3!"), ("<|im_start|>user\n?<|im_end|>\n<|im_start|>assistant\n", " a\n")]
-
-
-def test_the_end_token_is_one_that_ends_a_completion(policy: Policy) -> None:
-    """The tokenizer's own where sampling stops at it, else the first of those that sampling stops at."""
-    loaded, settings = task({"prompt": "1+2=", "answer": 3}), SFTStage(steps=1)
-    for ends, last in ((frozenset({4, 2}), 2), (frozenset({9, 4}), 4)):
-        other = replace(policy, eos_ids=ends)
-        assert rows(Collector(HFEngine(other), other, loaded.task), loaded, settings)[0].ids[-1] == last
-
-
-def test_a_problem_without_gold_answer_is_named(policy: Policy) -> None:
-    loaded = task({"prompt": "1+2=", "answer": 3}, {"prompt": "write a poem"})
-    with pytest.raises(UserError, match=r"problem 'train-1' has no gold answer to learn from: give the stage `data`"):
-        pairs(loaded, SFTStage(steps=1))
-
-
-def test_a_pair_beyond_the_context_is_refused(policy: Policy) -> None:
-    with pytest.raises(UserError, match=r"problem 'train-0' does not fit: 5 prompt tokens \+ 602 new tokens"):
-        learnt(policy, task({"prompt": "1+2=", "answer": "3" * 600}))
 
 
 def slow_loss(policy: Policy, rows: list[tuple[str, str]]) -> tuple[float, float]:
@@ -168,3 +97,56 @@ def test_a_threshold_that_is_not_reached_runs_to_the_end(tmp_path: Path) -> None
     run(tmp_path, stage, rl(steps=1), rows=(TRAIN, VALIDATION, ()), reward=lambda problem, text: 0.0)
     assert len(rows_of(tmp_path, "sft")) == 4
     assert [row["step"] for row in rows_of(tmp_path, "eval")] == [2, 4]
+
+
+def test_rows_packed_side_by_side_see_nothing_of_each_other() -> None:
+    """Prompts and completions that share prefixes of every length, in one forest and each alone."""
+    policy = tiny_policy(dtype=torch.float64)
+    rows = [
+        Row((1, 30, 31), (60, 61, 2), (0, 1, 2)),
+        Row((1, 30, 31), (60, 62, 2), (0, 1, 2)),
+        Row((1, 30, 31, 60), (61, 2), (0, 1)),
+        Row((1, 40), (41, 42, 43, 44, 2), tuple(range(5))),
+    ]
+    together = score(policy.model, rows).logp_N
+    alone = torch.cat([score(policy.model, [row]).logp_N for row in rows])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+    torch.testing.assert_close(together[1:3].sum(), together[6:8].sum(), rtol=0, atol=1e-12)  # 61, end after 1 30 31 60
+
+
+def test_epochs_are_steps_over_what_there_is(tmp_path: Path) -> None:
+    """12 rows, 5 a step: an epoch and a half are 18 examples, 3.6 steps."""
+    run(tmp_path, sft(steps=None, epochs=1.5, batch_size=5))
+    assert len(rows_of(tmp_path, "sft")) == 4
+
+
+def vowels(problem: Problem, text: str) -> float:
+    """Solved by a text that begins with a lower-case letter; a half for one in upper case."""
+    return float(text[:1].islower()) or 0.5 * text[:1].isupper()
+
+
+HARVEST = {"threshold": 0.5, "most": 2}
+
+
+def test_what_an_rl_stage_sampled_is_learnt_after_it(tmp_path: Path) -> None:
+    stages = (rl(steps=4, prompts_per_step=4, max_new_tokens=40), sft(steps=2, batch_size=3, harvest=HARVEST))
+    summary = run(tmp_path, *stages, reward=vowels)
+    kept = [json.loads(line) for line in (tmp_path / "harvest.jsonl").read_text().splitlines()]
+    sampled = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    good = [(row["step"], row["problem_id"], row["text"]) for row in sampled if row["reward"] >= 0.5]
+    assert [(row["step"], row["problem_id"], row["completion"]) for row in kept] == good
+    about = summary["stages"][1]
+    whole = {(row["problem_id"], row["completion"]) for row in kept if row["finish_reason"] == "stop"}
+    problems = {problem for problem, _ in whole}
+    expected = sum(min(2, sum(p == problem for p, _ in whole)) for problem in problems)
+    assert about["harvest"]["stage"] == "rl"
+    assert (about["harvest"]["good"], about["harvest"]["distinct"]) == (len(kept), len(whole))
+    assert (about["harvest"]["problems"], about["harvest"]["kept"], about["examples"]) == (
+        len(problems), expected, expected,
+    )  # fmt: skip
+    assert expected > 3
+
+
+def test_nothing_to_harvest_stops_the_run_and_says_what_would_help(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped, match=r"nothing to learn from stage rl: 0 completions solved its problem, and 0 of"):
+        run(tmp_path, rl(steps=1), sft(harvest={}), reward=lambda problem, text: 0.0)

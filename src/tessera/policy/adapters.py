@@ -177,6 +177,19 @@ def load_adapter_state(model: nn.Module, folder: str | Path) -> None:
     set_adapter_state(model, load_file(_adapter_file(folder, WEIGHTS_FILE)))
 
 
+def check_same_update(model: nn.Module, folder: str | Path) -> None:
+    """UserError unless the adapter saved in `folder` makes the same of its tensors as the model's own does: the same
+    rank, scale and form of update."""
+    from peft import PeftConfig
+
+    _adapter_file(folder, CONFIG_FILE)
+    other, own = PeftConfig.from_pretrained(str(folder)), cast("PeftModel", model).active_peft_config
+    for key in ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"):
+        theirs, ours = (getattr(config, key, None) for config in (other, own))
+        if theirs != ours:
+            raise UserError(f"the adapter in {folder} has {key} {theirs}, the model's has {ours}: they do not compare")
+
+
 def attach_saved(model: nn.Module, folder: str | Path) -> PeftModel:
     """Wrap `model` in the LoRA adapter saved in `folder`, trainable and in float32.
 

@@ -5,25 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-ReferenceKind = Literal["start_of_stage", "initial"]
+from tessera.policy.adapters import adapter_state, check_same_update, load_adapter_state, set_adapter_state
+
+KINDS = ("start_of_stage", "initial")
+SAMPLED = 64  # numbers of each frozen tensor that a fingerprint looks at
 
 
 class Reference:
-    """A frozen copy of the adapter (`start_of_stage`), or the model with its adapter switched off (`initial`).
+    """A frozen copy of the adapter (`start_of_stage`), the model with its adapter switched off (`initial`), or the
+    adapter saved in the folder that `kind` names.
 
     Only the trainable parameters are copied. `state` is None for `initial`.
     """
 
-    def __init__(self, model: Any, kind: ReferenceKind = "start_of_stage") -> None:
+    def __init__(self, model: Any, kind: str = "start_of_stage") -> None:
         self.model = model
         self.kind = kind
         self.state: dict[str, Tensor] | None = None
-        if kind == "start_of_stage":
+        if kind not in KINDS:
+            self._read(kind)
+        elif kind == "start_of_stage":
             self.refresh()
 
     def refresh(self) -> None:
@@ -35,11 +41,12 @@ class Reference:
         self.state = {name: state[name].to(p.device, p.dtype) for name, p in _trainable(self.model)}
 
     def fingerprint(self) -> str:
-        """A hash that names the reference in the run's records."""
-        digest = hashlib.sha256(self.kind.encode())
-        for name, tensor in sorted((self.state or {}).items()):
+        """A hash that names the reference in the run's records: of the copied weights, or of a sample of the frozen
+        model's."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._weights()):
             digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @contextmanager
@@ -56,6 +63,23 @@ class Reference:
                 yield
             finally:
                 self._load(policy)
+
+    def _read(self, folder: str) -> None:
+        """Take the adapter of `folder`; the policy keeps its own."""
+        check_same_update(self.model, folder)
+        own = adapter_state(self.model)
+        load_adapter_state(self.model, folder)
+        self.refresh()
+        set_adapter_state(self.model, own)
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        if self.state is not None:
+            yield from self.state.items()
+            return
+        for name, p in self.model.named_parameters():
+            if not p.requires_grad:
+                numbers = p.detach().flatten()
+                yield name, numbers[:: max(1, len(numbers) // SAMPLED)]
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
         for name, p in _trainable(self.model):

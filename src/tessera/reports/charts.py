@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from tessera.reports.summary import Row, mean, of_kind, values
 from tessera.reports.svg import Chart, Point, Series
@@ -69,10 +70,10 @@ CURVES = (
 )
 
 
-def charts(rows: Sequence[Row]) -> list[Chart]:
-    """Every chart that has data, the most asked for first."""
+def charts(rows: Sequence[Row], published: Mapping[str, Any] | None = None) -> list[Chart]:
+    """Every chart that has data, the most asked for first; beside accuracy what the recipe says was `published`."""
     rest = [_draw(curve, rows) for curve in (*CURVES, _components(rows))]
-    found = [_draw(REWARD, rows), _accuracy(rows), *rest]
+    found = [_draw(REWARD, rows), _accuracy(rows), *([_published(**published)] if published else []), *rest]
     return [chart for chart in found if chart.series]
 
 
@@ -115,6 +116,16 @@ def _accuracy(rows: Sequence[Row]) -> Chart:
         )
         series.append(Series(split, (points,), marks=True))
     return _chart("Accuracy", "%", [one for one in series if one.points], rows, False)
+
+
+def _published(source: str, accuracy: Mapping[str, Mapping[int | str, float]]) -> Chart:
+    """The curve of another run over its stages, in steps of its own (text where they come from a resolved recipe)."""
+    curves = [{int(step): value for step, value in of.items()} for of in accuracy.values()]
+    segments = tuple(tuple(Point(step, of[step]) for step in sorted(of)) for of in curves)
+    starts = tuple((segment[0].x, name) for name, segment in zip(accuracy, segments, strict=True) if segment)
+    last = max((point.x for segment in segments for point in segment), default=0)
+    shown = (Series(source, segments, marks=True),)
+    return Chart(f"Accuracy as published: {source}", "%", shown, last, starts if len(starts) > 1 else ())
 
 
 def _components(rows: Sequence[Row]) -> Curve:

@@ -56,7 +56,7 @@ def render(
         told=told,
         status=told["status"] or f"unfinished, {told['steps']} steps so far",
         cards=_cards(told),
-        figures=[*_figures(charts(rows)), *_time_figure(rows)],
+        figures=[*_figures(charts(rows, recipe.get("published"))), *_time_figure(rows)],
         evaluations=of_kind(rows, "eval"),
         stages=list(_stages(rows)),
         numbers=[(kind, list(_numbers(of_kind(rows, kind)))) for kind in ("rl", "sft") if of_kind(rows, kind)],

@@ -20,7 +20,7 @@ from tessera.reports.environment import environment
 from tessera.reports.files import atomic_write, reason, stops_run
 from tessera.reports.lock import FolderLock
 
-ROWS = ("metrics.jsonl", "completions.jsonl", "diagnostics.jsonl")
+ROWS = ("metrics.jsonl", "completions.jsonl", "diagnostics.jsonl", "harvest.jsonl")
 TRACKED = ("trackers.json", "tensorboard", "wandb")
 CONTENTS = ("recipe.yaml", *ROWS, "checkpoints", "adapter", "summary.json", "report.html", *TRACKED)
 
@@ -141,6 +141,10 @@ class RunFolder:
         """The rows of completions.jsonl, read as they are asked for; otherwise as `metrics`."""
         return jsonl.read(self.path / "completions.jsonl")
 
+    def harvest(self) -> Iterator[dict[str, Any]]:
+        """The rows of harvest.jsonl: completions kept for an SFT stage."""
+        return jsonl.read(self.path / "harvest.jsonl")
+
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json, or None for a run that has not written it."""
         return self._read_json("summary.json") if (self.path / "summary.json").exists() else None
@@ -152,6 +156,10 @@ class RunFolder:
     def log_completions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to completions.jsonl and flush."""
         self._append("completions.jsonl", rows)
+
+    def log_harvest(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to harvest.jsonl and flush."""
+        self._append("harvest.jsonl", rows)
 
     def log_diagnostics(self, row: Mapping[str, Any]) -> None:
         """Append one row to diagnostics.jsonl and flush."""

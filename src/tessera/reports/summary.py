@@ -19,11 +19,14 @@ def summarise(
     status: str = "finished",
     composition: str = "",
     gain: Mapping[str, Any] | None = None,
+    pairs: Sequence[Mapping[str, Any]] = (),
+    stages: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of summary.json.
 
     `composition` is the algorithm's pieces, one a line. `gain` is the paired comparison of two evaluations
     (`from`, `to`, `difference`, `ci`); without it the difference of the first and the last is given, and `ci` is null.
+    `pairs` are those of every two evaluations; `stages` say what each stage worked with.
     Token counts are sums over the RL steps, except `contributing_per_example`, the mean of the steps' means.
     """
     rows = list(rows)
@@ -39,6 +42,8 @@ def summarise(
         "seconds": max(values(rows, "seconds"), default=0.0),
         "accuracy": accuracy,
         "gain": dict(gain) if gain else _gain(accuracy),
+        "pairs": [dict(pair) for pair in pairs],
+        "stages": [dict(stage) for stage in stages],
         "tokens": {
             "generated": sum(values(rl, "tokens/generated")),
             "contributing": sum(values(rl, "tokens/contributing")),

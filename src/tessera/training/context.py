@@ -23,8 +23,9 @@ from tessera.rollout.collect import Collector
 from tessera.rollout.engine import Engine
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.mixture import part_of
+from tessera.training.harvest import traces
 from tessera.training.interrupt import Interrupt
-from tessera.training.settings import EvaluationSettings, RunSettings
+from tessera.training.settings import EvalStage, EvaluationSettings, HarvestSettings, RunSettings
 from tessera.training.state import RunState
 
 log = logging.getLogger("tessera")
@@ -63,6 +64,7 @@ class RunContext:
     state: RunState = field(default_factory=RunState)
     interrupt: Interrupt = field(default_factory=Interrupt)
     max_new_tokens: int = 300  # of an evaluation that names none: the RL stages' largest
+    harvests: Mapping[str, Sequence[HarvestSettings]] = field(default_factory=dict)  # by the RL stage they are of
     _resumed_at: float = field(default_factory=time.perf_counter)
 
     def stage_seed(self, *names: str | int) -> int:
@@ -143,6 +145,16 @@ class RunContext:
             for index, group in enumerate(groups)
             for rollout in group.rollouts
         )
+        self._keep(groups, stage)
+
+    def _keep(self, groups: Sequence[Group], stage: str) -> None:
+        """Write what a later SFT stage may learn of `groups`."""
+        wanted, success = self.harvests.get(stage, ()), self.evaluation.success
+        self.folder.log_harvest(
+            {"step": self.state.step, "stage": stage, **trace}
+            for group in (groups if wanted else ())
+            for trace in traces(group, wanted, len(self.collector.prompt_ids(group.problem)), success)
+        )
 
     def log_diagnostics(self, found: Mapping[str, Any]) -> None:
         """Write a row of diagnostics."""
@@ -184,8 +196,17 @@ class RunContext:
         self.state.evaluated[label] = list(found.correct)
         return found
 
-    def _evaluate(self, problems: Sequence[Problem], split: str, label: str | None) -> Evaluation:
-        length = self.evaluation.max_new_tokens or self.max_new_tokens
+    def ask(self, stage: EvalStage) -> None:
+        """The evaluation of an `eval` stage, logged under its name. It is not kept: the others ask other problems, or
+        for other lengths."""
+        problems = _first(self.task.problems(stage.split), stage.size)
+        with self.interrupt.immediate():
+            self._evaluate(problems, stage.split, stage.name, stage.max_new_tokens)
+
+    def _evaluate(
+        self, problems: Sequence[Problem], split: str, label: str | None, max_new_tokens: int | None = None
+    ) -> Evaluation:
+        length = max_new_tokens or self.evaluation.max_new_tokens or self.max_new_tokens
         self.engine.sync()
         found = evaluate(self.collector, problems, max_new_tokens=length, success=self.evaluation.success)
         if found.failed:

@@ -61,6 +61,11 @@ class Optimizer:
         """Take over what `state` returned."""
         self.adamw.load_state_dict(state)
 
+    def carry(self, state: dict[str, Any]) -> None:
+        """Begin with the moments of an earlier stage's `state`; rates, decay and the like are this one's own."""
+        own = self.adamw.state_dict()
+        self.adamw.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})
+
 
 def _class(kind: str, parameters: Sequence[nn.Parameter]) -> Any:
     if kind == "adamw":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -13,7 +14,7 @@ from tessera.algorithms.base import Algorithm
 from tessera.core.errors import RunStopped, TesseraError, UserError
 from tessera.evaluation.estimators import paired_difference_interval
 from tessera.policy.adapters import adapter_state, save_adapter, set_adapter_state
-from tessera.policy.reference import Reference
+from tessera.policy.reference import KINDS, Reference
 from tessera.reports.summary import summarise
 from tessera.training import checkpoint
 from tessera.training.checkpoint import Checkpoint
@@ -21,19 +22,21 @@ from tessera.training.context import RunContext
 from tessera.training.interrupt import Interrupted
 from tessera.training.optimizer import Optimizer
 from tessera.training.rl import RLRunner
-from tessera.training.settings import RLStage, SFTStage
+from tessera.training.settings import EvalStage, RLStage, SFTStage, Stage
 from tessera.training.sft import SFTRunner
+from tessera.training.stages import last_trained
 from tessera.training.state import RunState
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-Stage = SFTStage | RLStage
+TrainingStage = SFTStage | RLStage
 
 
 class Runner(Protocol):
-    """A stage at work. `best` and `reference` hold tensors that a checkpoint keeps."""
+    """A stage at work, of at most `steps` steps. `best` and `reference` hold tensors that a checkpoint keeps."""
 
+    steps: int
     optimizer: Optimizer
     best: dict[str, Tensor] | None
     reference: Reference | None
@@ -43,6 +46,9 @@ class Runner(Protocol):
 
     def finish(self) -> None:
         """The stage is over."""
+
+    def record(self) -> dict[str, Any]:
+        """What the stage works with, for the summary: the same whenever it is begun or gone on with."""
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -57,7 +63,8 @@ class Pipeline:
     def __init__(self, run: RunContext, stages: Sequence[Stage], algorithms: Sequence[Algorithm | None]) -> None:
         self.run = run
         self.stages = stages
-        self.algorithms = algorithms  # one a stage; None for SFT
+        self.algorithms = algorithms  # one a stage; None where it is not RL
+        self._moments: dict[str, Any] | None = None  # of the optimiser of the last stage that trained
 
     def train(self, resume: bool = False) -> dict[str, Any]:
         """Run to the end and return the summary. Raises Interrupted after saving when a stop was requested."""
@@ -78,7 +85,7 @@ class Pipeline:
     def _run(self, found: Checkpoint | None) -> None:
         if found is not None:
             self._restore(found)
-        elif self.run.folder.position() != {"metrics.jsonl": 0, "completions.jsonl": 0}:
+        elif any(self.run.folder.position().values()):
             self.run.folder.rollback(dict.fromkeys(self.run.folder.position(), 0))
             self.run.resumed(-1)  # before the evaluation at step 0
         state = self.run.state
@@ -91,26 +98,42 @@ class Pipeline:
             save_adapter(cast("PeftModel", self.run.policy.model), self.run.folder.adapter)
 
     def _stage(self, found: Checkpoint | None) -> None:
-        settings, state = self.stages[state_index := self.run.state.stage], self.run.state
-        runner = self._runner(settings, self.algorithms[state_index])
+        settings, state = self.stages[index := self.run.state.stage], self.run.state
+        if isinstance(settings, EvalStage):  # without a checkpoint: one of the last that trained is as good
+            self.run.ask(settings)
+        else:
+            self._train(settings, self.algorithms[index], found)
+            self.run.test("final" if index == last_trained(self.stages) else settings.name)
+        state.next_stage()
+        if state.stage == len(self.stages):
+            self._save(None)
+
+    def _train(self, settings: TrainingStage, algorithm: Algorithm | None, found: Checkpoint | None) -> None:
+        state, runner = self.run.state, self._runner(settings, algorithm)
         if found is not None:
             _restore_runner(runner, found)
         else:
-            self._save(runner)
-        self.run.message(f"stage {settings.name}: {settings.kind}, up to {settings.steps} steps")
-        while state.stage_step < settings.steps and state.stopped is None:
-            self._step(runner, settings)
+            self._begin(runner, settings)
+        self.run.message(f"stage {settings.name}: {settings.kind}, up to {runner.steps} steps")
+        while state.stage_step < runner.steps and state.stopped is None:
+            self._step(runner)
         if state.stopped:
             self.run.message(f"stage {settings.name} ended after {state.stage_step} steps: {state.stopped}")
+        state.records[-1].update({"steps": state.stage_step, "ended": state.stopped, "best": state.best})
         self._save(runner)  # what follows can be interrupted, and begins again from here
+        self._moments = runner.optimizer.state()
         runner.finish()
-        last = state.stage + 1 == len(self.stages)
-        self.run.test("final" if last else settings.name)
-        state.next_stage()
-        if last:
-            self._save(None)
 
-    def _step(self, runner: Runner, settings: Stage) -> None:
+    def _begin(self, runner: Runner, settings: TrainingStage) -> None:
+        if settings.optimizer.carry and self._moments is not None:
+            runner.optimizer.carry(self._moments)
+        reference, about = runner.reference, {"name": settings.name, "kind": settings.kind, **runner.record()}
+        if reference is not None:
+            about["reference"] = {"policy": reference.kind, "sha256": reference.fingerprint()}
+        self.run.state.records.append(about)
+        self._save(runner)
+
+    def _step(self, runner: Runner) -> None:
         state = self.run.state
         before, written = state.to_json(), self.run.folder.position()
         state.step, state.stage_step = state.step + 1, state.stage_step + 1
@@ -124,13 +147,13 @@ class Pipeline:
             runner.restore(own)
             self._save(runner)
             raise
-        self.run.progress(state.stage_step, settings.steps)
+        self.run.progress(state.stage_step, runner.steps)
         requested = self.run.interrupt.requested
         if state.stage_step % self.run.run.save_every == 0 or requested:
             self._save(runner)
         self.run.interrupt.check()
 
-    def _runner(self, settings: Stage, algorithm: Algorithm | None) -> Runner:
+    def _runner(self, settings: TrainingStage, algorithm: Algorithm | None) -> Runner:
         if isinstance(settings, SFTStage):
             return SFTRunner(self.run, settings)
         if algorithm is None:
@@ -142,18 +165,20 @@ class Pipeline:
         run.elapsed()
         run.state.files = run.folder.position()
         tensors = {"adapter": adapter_state(run.policy.model)}
-        own, optimizer = {}, {}
+        own, optimizer, reference = {}, {}, None
         if runner is not None:
             own, optimizer = runner.state(), runner.optimizer.state()
             if runner.best is not None:
                 tensors["best"] = runner.best
-            if runner.reference is not None and runner.reference.state is not None:
-                tensors["reference"] = runner.reference.state
-        saved = Checkpoint({**run.state.to_json(), "runner": own}, tensors, optimizer)
+            if runner.reference is not None:
+                reference = runner.reference.fingerprint()
+                if runner.reference.state is not None:
+                    tensors["reference"] = runner.reference.state
+        saved = Checkpoint({**run.state.to_json(), "runner": own, "reference": reference}, tensors, optimizer)
         checkpoint.save(run.folder.checkpoints, saved, run.run.keep_checkpoints)
 
     def _restore(self, found: Checkpoint) -> None:
-        data = {key: value for key, value in found.state.items() if key != "runner"}
+        data = {key: value for key, value in found.state.items() if key not in ("runner", "reference")}
         self.run.state = RunState.from_json(data)
         self.run.folder.rollback(self.run.state.files)
         set_adapter_state(self.run.policy.model, found.tensors["adapter"])
@@ -170,6 +195,8 @@ class Pipeline:
             task=run.task.name,
             status=status,
             gain=_gain(run.state.evaluated),
+            pairs=_pairs(run.state.evaluated),
+            stages=run.state.records,
         )
         run.folder.write_summary(summary)
         run.folder.write_report()
@@ -188,17 +215,41 @@ def _enough_memory() -> Iterator[None]:
 
 
 def _restore_runner(runner: Runner, found: Checkpoint) -> None:
+    """Take over a checkpoint's state; UserError where what the stage works with is not what it was."""
     runner.restore(found.state["runner"])
     runner.optimizer.restore(found.optimizer)
     runner.best = found.tensors.get("best")
-    if runner.reference is not None and "reference" in found.tensors:
+    begun = found.state["records"][-1]
+    for what, now in runner.record().items():
+        if begun[what] != now:
+            raise UserError(f"stage {begun['name']} began with {what} {begun[what]}, and now it would be {now}")
+    if runner.reference is None:
+        return
+    told = runner.reference.fingerprint()  # of a folder or of the frozen model, which may have been exchanged
+    if "reference" in found.tensors:
+        if runner.reference.kind not in KINDS and told != begun["reference"]["sha256"]:
+            raise UserError(_other_reference(begun, runner.reference.kind, told))
         runner.reference.restore(found.tensors["reference"])
+        told = runner.reference.fingerprint()
+    if told != found.state["reference"]:
+        raise UserError(_other_reference(begun, runner.reference.kind, told))
+
+
+def _other_reference(begun: Mapping[str, Any], kind: str, told: str) -> str:
+    was = begun["reference"]["sha256"]
+    return f"stage {begun['name']} began with the reference policy {kind} of hash {was}; what is there now has {told}"
+
+
+def _pairs(evaluated: Mapping[str, list[bool]]) -> list[dict[str, Any]]:
+    """Every two evaluations of the same test problems, the earlier first, with what lies between them."""
+    found = []
+    for (before, was), (after, now) in combinations(evaluated.items(), 2):
+        change = paired_difference_interval(was, now)
+        found.append({"from": before, "to": after, "difference": change.difference, "ci": [change.low, change.high]})
+    return found
 
 
 def _gain(evaluated: Mapping[str, list[bool]]) -> dict[str, Any] | None:
     """What the last stage added, on the same problems."""
-    if len(evaluated) < 2:
-        return None
-    (before, was), (after, now) = list(evaluated.items())[-2:]
-    found = paired_difference_interval(was, now)
-    return {"from": before, "to": after, "difference": found.difference, "ci": [found.low, found.high]}
+    labels = list(evaluated)[-2:]
+    return next((pair for pair in _pairs(evaluated) if [pair["from"], pair["to"]] == labels), None)

@@ -33,6 +33,7 @@ class RLRunner:
     def __init__(self, run: RunContext, settings: RLStage, algorithm: Algorithm) -> None:
         self.run = run
         self.settings = settings
+        self.steps = settings.steps
         self.replay = ReplayBuffer(settings.replay.capacity, run.evaluation.success)
         self.sentinels = Sentinels(settings.sentinels)
         self.rollouts = Rollouts(run, settings, self.sentinels)
@@ -91,6 +92,10 @@ class RLRunner:
         """End the stage with the best adapter by validation, when asked to."""
         if self.settings.keep_best and self.best is not None:
             set_adapter_state(self.run.policy.model, self.best)
+
+    def record(self) -> dict[str, Any]:
+        """Nothing beyond what the pipeline knows of any stage."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """The stage's own part of the run's state."""

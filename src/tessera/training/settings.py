@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tessera.policy.reference import ReferenceKind
-
 Decay = Annotated[float, Field(ge=0, lt=1)]
+NAME = r"^[A-Za-z0-9_-]+$"  # of a stage
 
 
 class Settings(BaseModel):
@@ -20,7 +19,8 @@ class Settings(BaseModel):
 class OptimizerSettings(Settings):
     """AdamW, its schedule over the stage's steps, and gradient clipping (`max_grad_norm: null` is none).
 
-    `kind: adamw_8bit` keeps AdamW's moments in 8 bits (bitsandbytes, on a CUDA device).
+    `kind: adamw_8bit` keeps AdamW's moments in 8 bits (bitsandbytes, on a CUDA device). With `carry` the stage begins
+    with the moments that the last stage which trained ended with, at its own rate.
     """
 
     kind: Literal["adamw", "adamw_8bit"] = "adamw"
@@ -31,6 +31,7 @@ class OptimizerSettings(Settings):
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: float | None = Field(1.0, gt=0)
+    carry: bool = False
 
 
 class ReplaySettings(Settings):
@@ -152,11 +153,21 @@ class ComputeSettings(Settings):
     offload_activations: bool = False
 
 
+class HarvestSettings(Settings):
+    """Which completions of an earlier RL stage an SFT stage learns (rejection sampling).
+
+    Those that earned at least `threshold` (null: that solved their problem) and ended by themselves; of equal texts the
+    first; of each problem at most `most`, by `pick`. `stage` names the RL stage; null: the nearest before.
+    """
+
+    stage: str | None = None
+    threshold: float | None = None
+    most: int = Field(4, gt=0)
+    pick: Literal["shortest", "first", "random"] = "shortest"
+
+
 class _Stage(Settings):
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    steps: int = Field(gt=0)
-    optimizer: OptimizerSettings = OptimizerSettings()
-    compute: ComputeSettings = ComputeSettings()
+    name: str = Field(pattern=NAME)
 
     @field_validator("name")
     @classmethod
@@ -166,31 +177,60 @@ class _Stage(Settings):
         return name
 
 
-class SFTStage(_Stage):
-    """Supervised warm-up on the task's gold answers, or on the rows of `data` (`prompt`, `completion`).
+class _TrainingStage(_Stage):
+    optimizer: OptimizerSettings = OptimizerSettings()
+    compute: ComputeSettings = ComputeSettings()
 
-    Stops early when greedy accuracy on the validation split, taken every `check_every` steps, is `stop_accuracy`.
+
+class SFTStage(_TrainingStage):
+    """Supervised learning of completions: of the rows of `data`, of what is harvested from an earlier RL stage, or of
+    both; without either, of the task's gold answers.
+
+    As long as `steps`, or as `epochs` over what there is to learn. Stops early when greedy accuracy on the validation
+    split, taken every `check_every` steps, is `stop_accuracy`.
     """
 
     kind: Literal["sft"] = "sft"
-    name: str = Field("sft", pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field("sft", pattern=NAME)
+    steps: int | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0)
     batch_size: int = Field(24, gt=0)
     data: str | None = None
+    harvest: HarvestSettings | None = None
     stop_accuracy: float | None = Field(None, gt=0, le=1)
     check_every: int = Field(10, gt=0)
 
+    @model_validator(mode="after")
+    def _one_length(self) -> SFTStage:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
 
-class RLStage(_Stage):
+
+class EvalStage(_Stage):
+    """Greedy accuracy at this place, besides the evaluations that every run has: on another split, or at another
+    length. Nothing is trained."""
+
+    kind: Literal["eval"] = "eval"
+    name: str = Field("eval", pattern=NAME)
+    split: Literal["test", "validation"] = "test"
+    size: int | None = Field(None, gt=0)
+    max_new_tokens: int | None = Field(None, gt=0)
+
+
+class RLStage(_TrainingStage):
     """Reinforcement learning with a group of completions a prompt.
 
     `score_temperature: sampling` takes log-probs of the distribution sampled from. `reference` is the policy at the
-    start of the stage or the model without adapter, taken anew every `refresh_reference` steps when given.
+    start of the stage (`start_of_stage`), the model without adapter (`initial`) or the adapter in a folder, taken anew
+    from the policy every `refresh_reference` steps when given.
     `updates_per_rollout` are the inner updates made with one batch of rollouts; from the second on ratios are not 1.
     `keep_best` ends the stage with the adapter of the best validation accuracy, seen every `evaluate_every` steps.
     """
 
     kind: Literal["rl"] = "rl"
-    name: str = Field("rl", pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field("rl", pattern=NAME)
+    steps: int = Field(gt=0)
     algorithm: dict[str, Any]
     prompts_per_step: int = Field(1, gt=0)
     group_size: int = Field(8, gt=0)
@@ -199,7 +239,7 @@ class RLStage(_Stage):
     rollouts: RolloutSettings = RolloutSettings()
     temperature: float = Field(1.0, gt=0)
     score_temperature: Literal["sampling"] | Annotated[float, Field(gt=0)] = "sampling"
-    reference: ReferenceKind = "start_of_stage"
+    reference: str = Field("start_of_stage", min_length=1)
     refresh_reference: int | None = Field(None, gt=0)
     replay: ReplaySettings = ReplaySettings()
     plateau: PlateauSettings | None = None
@@ -240,6 +280,9 @@ class EvaluationSettings(Settings):
     test_size: int | None = Field(None, gt=0)
     validation_size: int | None = Field(None, gt=0)
     success: float | None = None
+
+
+Stage = SFTStage | RLStage | EvalStage
 
 
 class RunSettings(Settings):

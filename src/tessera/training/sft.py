@@ -1,7 +1,8 @@
-"""The supervised stage: a short warm-up on gold answers, stopped by a rule."""
+"""The supervised stage: cross-entropy on completions alone, whole rows packed side by side, stopped by a rule."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,21 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from tessera.core.errors import UserError
-from tessera.core.types import Problem
 from tessera.policy.forest import Row
 from tessera.policy.logprobs import check_saving, score
 from tessera.policy.prefix import causal_lm
 from tessera.policy.reference import Reference
 from tessera.policy.trunk import packs
-from tessera.rollout.collect import Collector
-from tessera.tasks.base import LoadedTask
-from tessera.tasks.data import locate
-from tessera.tasks.rows import RowFormat
-from tessera.tasks.sources import read_file
-from tessera.tasks.validate import gold_text
 from tessera.training.batching import micro_batches
 from tessera.training.context import RunContext
 from tessera.training.curriculum import make_sampler
+from tessera.training.examples import examples, harvested, rows
+from tessera.training.harvest import choose
 from tessera.training.optimizer import Optimizer
 from tessera.training.sampler import ProblemSampler, Sampler
 from tessera.training.settings import SFTStage
@@ -37,8 +33,13 @@ class SFTRunner:
         self.settings = settings
         compute = settings.compute
         check_saving(run.policy.model, recompute=compute.gradient_checkpointing, offload=compute.offload_activations)
-        self.rows = rows(run.collector, run.task, settings)
-        seed, from_task = run.stage_seed("problems"), settings.data is None
+        learnt, self.harvest = examples(run.task, settings), None
+        if settings.harvest is not None:
+            self.harvest = choose(run.folder.harvest(), settings.harvest, run.stage_seed("harvest"))
+            learnt += harvested(run.task, self.harvest.traces)
+        self.rows = rows(run.collector, learnt)
+        self.steps = settings.steps or math.ceil((settings.epochs or 1) * len(self.rows) / settings.batch_size)
+        seed, from_task = run.stage_seed("problems"), settings.data is None and settings.harvest is None
         self.sampler: Sampler = (
             make_sampler(run.task.train, seed, run.task.part_weights)
             if from_task
@@ -46,7 +47,14 @@ class SFTRunner:
         )
         self.best: dict[str, Tensor] | None = None
         self.reference: Reference | None = None
-        self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
+        self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, self.steps)
+
+    def record(self) -> dict[str, Any]:
+        """What the stage learns, for summary.json."""
+        told = {"examples": len(self.rows)}
+        if self.harvest is None or self.settings.harvest is None:
+            return told
+        return {**told, "harvest": self.harvest.record(str(self.settings.harvest.stage))}
 
     def step(self) -> str | None:
         """One update; returns why the stage ends now, if it does."""
@@ -108,45 +116,3 @@ class SFTRunner:
         if found.value >= wanted:
             return f"validation accuracy {found.value:.1%} reached {wanted:.1%}"
         return None
-
-
-def rows(collector: Collector, task: LoadedTask, settings: SFTStage) -> list[Row]:
-    """Prompts with the tokens to learn, all of them planned; the end-of-sequence token closes each.
-
-    Raises UserError for a pair that does not fit the model's context, and as `pairs` does.
-    """
-    policy = collector.policy
-    tokenizer: Any = policy.tokenizer
-    stop = tokenizer.eos_token_id if tokenizer.eos_token_id in policy.eos_ids else min(policy.eos_ids)
-    found = []
-    for problem, text in pairs(task, settings):
-        ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], stop)
-        collector.check_fits([problem], len(ids))
-        found.append(Row(collector.prompt_ids(problem), ids, tuple(range(len(ids)))))
-    return found
-
-
-def pairs(task: LoadedTask, settings: SFTStage) -> list[tuple[Problem, str]]:
-    """What the stage learns: problems, and the text that continues each.
-
-    Raises UserError for a problem without gold answer, or a file that cannot be read as rows.
-    """
-    return _gold(task) if settings.data is None else _from_file(settings.data)
-
-
-def _gold(task: LoadedTask) -> list[tuple[Problem, str]]:
-    """Gold answers as continuations: where neither side brings white space, a space parts plain prompt and answer."""
-    found = []
-    for problem in task.train:
-        text = gold_text(task.task, problem)
-        if text is None:
-            raise UserError(f"problem {problem.id!r} has no gold answer to learn from: give the stage `data`")
-        before = problem.prefill or (problem.prompt if isinstance(problem.prompt, str) else " ")
-        found.append((problem, text if before[-1:].isspace() or text[:1].isspace() else " " + text))
-    return found
-
-
-def _from_file(path: str) -> list[tuple[Problem, str]]:
-    read = read_file(locate(path))
-    problems = RowFormat(answer_column="completion").problems("sft", read)
-    return [(problem, str(row.column("completion"))) for problem, row in zip(problems, read, strict=True)]

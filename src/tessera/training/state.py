@@ -14,7 +14,8 @@ class RunState:
     `step` counts the steps of all stages; `stage_step` those of stage `stage` (an index). `evaluated` holds, by label
     and in order, which test problems were solved. `best` is the best validation accuracy of the stage with its step.
     `rewards` are the stage's mean rewards so far, for the plateau rule. `files` are the sizes of the row files, so
-    that rows written after the checkpoint can be dropped. `stopped` says why the stage ended early.
+    that rows written after the checkpoint can be dropped. `stopped` says why the stage ended early. `records` say of
+    every stage so far what it worked with: reference policy, what it learnt.
     """
 
     step: int = 0
@@ -26,6 +27,7 @@ class RunState:
     rewards: list[float] = field(default_factory=list)
     evaluated: dict[str, list[bool]] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
 
     def next_stage(self) -> None:
         """Forget what belongs to the stage that ended."""
