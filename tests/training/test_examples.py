@@ -162,11 +162,13 @@ def test_what_an_evaluation_asks_is_refused(tmp_path: Path, line: dict[str, Any]
 def test_harvested_traces_are_learnt_by_their_ids(policy: Policy) -> None:
     """Not by their text: 7 8 was sampled, whatever the text would be encoded as. No end is added to that."""
     loaded = task({"prompt": "1+2=", "answer": 3})
-    found = harvested(loaded, [{"problem_id": "train-0", "completion": "ab", "ids": [7, 8, 4]}])
-    (row,) = rows(Collector(HFEngine(policy), policy, loaded.task), found)
+    told = {"problem_id": "train-0", "completion": "ab", "ids": [7, 8, 4]}
+    found = harvested(loaded, [{**told, "sampled": [True] * 3}, {**told, "sampled": [True, False, True]}])
+    row, with_a_tool = rows(Collector(HFEngine(policy), policy, loaded.task), found)
     assert (row.ids, row.positions) == ((7, 8, 4), (0, 1, 2))
+    assert (with_a_tool.ids, with_a_tool.positions) == ((7, 8, 4), (0, 2))
     with pytest.raises(UserError, match="a trace of 'test-0', which is no train problem"):
-        harvested(loaded, [{"problem_id": "test-0", "completion": "ab", "ids": [7]}])
+        harvested(loaded, [{"problem_id": "test-0", "completion": "ab", "ids": [7], "sampled": [True]}])
 
 
 def test_a_stage_that_harvests_learns_no_gold(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,7 +53,14 @@ def test_a_penalty_on_length_is_no_part_of_the_reward() -> None:
 
 def test_a_replay_is_learnt_from_its_problems_prompt_on() -> None:
     (found,) = traces(group(rollout((5, 2), 1.0), prefix=(20, 21)), [HarvestSettings(threshold=1)], 3)
-    assert found["ids"] == [20, 21, 5, 2]
+    assert (found["ids"], found["sampled"]) == ([20, 21, 5, 2], [True] * 4)
+
+
+def test_what_tools_wrote_is_told_apart() -> None:
+    played = replace(rollout((5, 30, 2), 1.0), sampled=(True, False, True))
+    episode = replace(group(played, prefix=(20, 21)), prefix_sampled=(True, False))
+    (found,) = traces(episode, [HarvestSettings(threshold=1)], 3)
+    assert found["sampled"] == [True, False, True, False, True]
 
 
 def test_prompt_and_completion_are_a_row_of_data() -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.policy.forest import Row
+from tessera.policy.prompting import check_fits
 from tessera.rollout.collect import Collector
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.data import Row as DataRow
@@ -22,11 +23,13 @@ _FORMAT = RowFormat(answer_column="completion")
 
 
 class Example(NamedTuple):
-    """A problem and the text that continues its prompt; `ids` are those that were sampled, where it was."""
+    """A problem and the text that continues its prompt; where it was sampled, its ids, and which of them the policy
+    wrote: what tools said is not learnt."""
 
     problem: Problem
     text: str
     ids: tuple[int, ...] | None = None
+    sampled: tuple[bool, ...] = ()
 
 
 def examples(task: LoadedTask, settings: SFTStage) -> list[Example]:
@@ -47,12 +50,12 @@ def harvested(task: LoadedTask, traces: Iterable[Mapping[str, Any]]) -> list[Exa
     for trace in traces:
         if (problem := known.get(trace["problem_id"])) is None:
             raise UserError(f"harvest.jsonl holds a trace of {trace['problem_id']!r}, which is no train problem")
-        found.append(Example(problem, trace["completion"], tuple(trace["ids"])))
+        found.append(Example(problem, trace["completion"], tuple(trace["ids"]), tuple(trace["sampled"])))
     return found
 
 
 def rows(collector: Collector, learnt: Sequence[Example]) -> list[Row]:
-    """Prompts with the tokens to learn, all of them planned; the end-of-sequence token closes what was not sampled.
+    """Prompts with the tokens to learn planned; the end-of-sequence token closes what was not sampled.
 
     Raises UserError for a pair that does not fit the model's context.
     """
@@ -60,10 +63,11 @@ def rows(collector: Collector, learnt: Sequence[Example]) -> list[Row]:
     tokenizer: Any = policy.tokenizer
     stop = tokenizer.eos_token_id if tokenizer.eos_token_id in policy.eos_ids else min(policy.eos_ids)
     found = []
-    for problem, text, sampled in learnt:
-        ids = sampled or (*tokenizer(text, add_special_tokens=False)["input_ids"], stop)
-        collector.check_fits([problem], len(ids))
-        found.append(Row(collector.prompt_ids(problem), ids, tuple(range(len(ids)))))
+    for problem, text, known, sampled in learnt:
+        ids = known or (*tokenizer(text, add_special_tokens=False)["input_ids"], stop)
+        prompt = collector.prompt_ids(problem)
+        check_fits(prompt, len(ids), policy.context_length, problem.id)
+        found.append(Row(prompt, ids, tuple(t for t in range(len(ids)) if not sampled or sampled[t])))
     return found
 
 

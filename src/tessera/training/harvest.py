@@ -49,6 +49,7 @@ def traces(
     `prompt` and `completion` are such that another run can read the file as its `data`.
     """
     given = group.prompt_ids[prompt_length:]
+    given_sampled = group.prefix_sampled or (True,) * len(given)
     for rollout in group.rollouts:
         if any(_good(rollout, settings, success) for settings in wanted):
             yield {
@@ -56,6 +57,7 @@ def traces(
                 "prompt": _prompt(group.problem),
                 "completion": rollout.text.removeprefix(group.problem.prefill),
                 "ids": [*given, *rollout.ids],
+                "sampled": [*given_sampled, *rollout.sampled],
                 "reward": rollout.earned,
                 "solved": rollout.solved(success),
                 "finish_reason": rollout.finish_reason,
