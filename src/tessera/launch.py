@@ -112,7 +112,8 @@ def start(
     opening = nullcontext(engine) if engine else open_engine(recipe.engine, policy, recipe.model, recipe.run.max_rows)
     with opening as own, open_tools(policy, recipe.environment, _folder(recipe)) as tools:
         _check_apart(prepared, own)
-        collector = Collector(own, policy, prepared.task.task, recipe.chat_template_kwargs, tools)
+        given = (own, policy, prepared.task.task, recipe.chat_template_kwargs, tools)
+        collector = Collector(*given, graders=recipe.run.graders)
         _check_lengths(prepared, collector)
         folder = RunFolder.resume(*opened) if resume else RunFolder.create(*opened, force=force)
         return _train(prepared, policy, collector, folder, observers, resume)

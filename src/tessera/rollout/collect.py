@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from tessera.core.seeding import derive
-from tessera.core.types import Group, Problem, Rollout
+from tessera.core.types import Completion, Group, Problem, Rollout
+from tessera.environments.episode import Episode
 from tessera.policy.load import Policy
 from tessera.policy.prompting import check_fits, render
 from tessera.rollout.boundary import Grade, grade
 from tessera.rollout.engine import Engine, Request, Sampling
 from tessera.rollout.episodes import Opening, Tooled
+from tessera.rollout.grading import Grading, Passing
 from tessera.tasks.base import Task
 
 NOT_FINITE = "the model computed values that are not finite while it was sampled"
@@ -41,7 +43,8 @@ class Start(NamedTuple):
 class Collector:
     """Samples groups with an engine and grades them with a task.
 
-    With `tooled`, a rollout is an episode in which the model may call tools.
+    With `tooled`, a rollout is an episode in which the model may call tools. With `graders` above 0 a rollout is graded
+    when it ends, in one of so many threads, while the others are sampled; else they are graded afterwards, in order.
 
     `seconds` adds up the time spent sampling (`rollout`) and grading (`reward`); read and clear it with `take_times`.
     """
@@ -51,6 +54,7 @@ class Collector:
     task: Task
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tooled: Tooled | None = None
+    graders: int = 0
     _prompts: dict[tuple[object, str], tuple[int, ...]] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=lambda: {"rollout": 0.0, "reward": 0.0})
 
@@ -76,11 +80,13 @@ class Collector:
         seeds = [derive(seed, stream, i) for stream in streams for i in range(size)]
         rows = [start for start in starts for _ in range(size)]
         began = time.perf_counter()
-        sampled = self._sampled(rows, seeds, sampling) if self.tooled is None else self._played(rows, seeds, sampling)
-        graded = time.perf_counter()
-        rollouts = [self._graded(start.problem, rollout) for start, rollout in zip(rows, sampled, strict=True)]
-        self._seconds["rollout"] += graded - began
-        self._seconds["reward"] += time.perf_counter() - graded
+        sample = self._sample if self.tooled is None else self._play
+        with Grading(lambda i, rollout: self._graded(rows[i].problem, rollout), self.graders) as grading:
+            sample(rows, seeds, sampling, grading)
+            sampled = time.perf_counter()
+            rollouts = grading.results(len(rows))
+        self._seconds["rollout"] += sampled - began
+        self._seconds["reward"] += time.perf_counter() - sampled
         return [
             Group(
                 start.problem,
@@ -97,25 +103,33 @@ class Collector:
         self._seconds.update(dict.fromkeys(taken, 0.0))
         return taken
 
-    def _sampled(self, starts: Sequence[Start], seeds: Sequence[int], sampling: Sampling) -> list[Rollout]:
+    def _sample(self, starts: Sequence[Start], seeds: Sequence[int], sampling: Sampling, grading: Grading) -> None:
         prompts = [self.prompt_ids(start.problem) + start.prefix_ids for start in starts]
         requests = [Request(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        return [
-            Rollout(
-                prompt_ids=prompt,
-                ids=done.ids,
-                sampled=(True,) * len(done.ids),
-                logprobs=done.logprobs,
-                finish_reason=done.finish_reason,
-                text=start.problem.prefill + self._text(start.prefix_ids + done.ids),
-                reward=None,
-                error=done.error,
-                trunk=done.trunk,
-            )
-            for start, prompt, done in zip(starts, prompts, self.engine.generate(requests, sampling), strict=True)
-        ]
 
-    def _played(self, starts: Sequence[Start], seeds: Sequence[int], sampling: Sampling) -> list[Rollout]:
+        def ended(i: int, done: Completion) -> None:
+            grading.put(i, self._rollout(starts[i], prompts[i], done))
+
+        if self.graders and requests:
+            self.engine.serve(Passing(requests, sampling, ended), sampling)
+        else:
+            for i, done in enumerate(self.engine.generate(requests, sampling)):
+                ended(i, done)
+
+    def _rollout(self, start: Start, prompt_ids: tuple[int, ...], done: Completion) -> Rollout:
+        return Rollout(
+            prompt_ids=prompt_ids,
+            ids=done.ids,
+            sampled=(True,) * len(done.ids),
+            logprobs=done.logprobs,
+            finish_reason=done.finish_reason,
+            text=start.problem.prefill + self._text(start.prefix_ids + done.ids),
+            reward=None,
+            error=done.error,
+            trunk=done.trunk,
+        )
+
+    def _play(self, starts: Sequence[Start], seeds: Sequence[int], sampling: Sampling, grading: Grading) -> None:
         """Episodes. What the model wrote is graded, and what tools said is not."""
         assert self.tooled is not None
         openings = [
@@ -128,21 +142,11 @@ class Collector:
             for start, seed in zip(starts, seeds, strict=True)
         ]
         tokens = sampling.max_new_tokens + max(start.written for start in starts)
-        episodes = self.tooled.run(self.engine, openings, sampling, tokens)
-        return [
-            Rollout(
-                prompt_ids=opening.prompt_ids + opening.prefix_ids,
-                ids=tuple(episode.ids[(cut := len(opening.prefix_ids)) :]),
-                sampled=tuple(episode.sampled[cut:]),
-                logprobs=tuple(episode.logprobs[cut:]),
-                finish_reason=episode.finish_reason or "error",
-                text=start.problem.prefill + episode.text,
-                reward=None,
-                error=episode.error,
-                turns=tuple(replace(turn, start=turn.start - cut, end=turn.end - cut) for turn in episode.turns),
-            )
-            for start, opening, episode in zip(starts, openings, episodes, strict=True)
-        ]
+
+        def ended(i: int, episode: Episode) -> None:
+            grading.put(i, _played(starts[i].problem, openings[i], episode))
+
+        self.tooled.run(self.engine, openings, sampling, tokens, ended)
 
     def _graded(self, problem: Problem, rollout: Rollout) -> Rollout:
         failed = rollout.finish_reason == "error"
@@ -153,3 +157,18 @@ class Collector:
     def _text(self, ids: tuple[int, ...]) -> str:
         tokenizer: Any = self.policy.tokenizer
         return str(tokenizer.decode([i for i in ids if i not in self.policy.eos_ids], skip_special_tokens=True))
+
+
+def _played(problem: Problem, opening: Opening, episode: Episode) -> Rollout:
+    cut = len(opening.prefix_ids)
+    return Rollout(
+        prompt_ids=opening.prompt_ids + opening.prefix_ids,
+        ids=tuple(episode.ids[cut:]),
+        sampled=tuple(episode.sampled[cut:]),
+        logprobs=tuple(episode.logprobs[cut:]),
+        finish_reason=episode.finish_reason or "error",
+        text=problem.prefill + episode.text,
+        reward=None,
+        error=episode.error,
+        turns=tuple(replace(turn, start=turn.start - cut, end=turn.end - cut) for turn in episode.turns),
+    )

@@ -6,7 +6,7 @@ import math
 import queue
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,12 @@ from tessera.policy.load import Policy
 from tessera.rollout.engine import Engine, Request, Sampling
 from tessera.rollout.toolbox import Toolbox
 from tessera.tasks.data import locate
+
+Ended = Callable[[int, Episode], None]
+
+
+def _nothing(i: int, episode: Episode) -> None:
+    """Nobody waits for an episode to end."""
 
 
 class Opening(NamedTuple):
@@ -62,15 +68,21 @@ class Tooled:
         """Tokens that an episode has at most behind its prompt, of which the model writes `tokens`."""
         return longest(self.syntax, self.words, self._limits(tokens))
 
-    def run(self, engine: Engine, openings: Sequence[Opening], sampling: Sampling, tokens: int) -> list[Episode]:
-        """An episode for each opening, in their order, in which the model writes at most `tokens` tokens."""
+    def run(
+        self, engine: Engine, openings: Sequence[Opening], sampling: Sampling, tokens: int, ended: Ended = _nothing
+    ) -> list[Episode]:
+        """An episode for each opening, in their order, in which the model writes at most `tokens` tokens.
+
+        `ended(i, episode)` is called when the i-th is over, while others go on.
+        """
         limits = self._limits(tokens)
         episodes = [
             Episode(self.syntax, self.words, limits, list(o.prefix_ids), list(o.prefix_sampled)) for o in openings
         ]
         length = max(len(o.prompt_ids) for o in openings) + self.length(tokens)
         cut = sampling.model_copy(update={"stop": (*sampling.stop, *self.syntax.stops), "keep_trunk": False})
-        engine.serve(_Running(episodes, openings, self.toolbox, length, self.seconds), cut)
+        running = _Running(episodes, openings, self.toolbox, length, seconds=self.seconds, ended=ended)
+        engine.serve(running, cut)
         return episodes
 
     def _limits(self, tokens: int) -> Limits:
@@ -101,9 +113,11 @@ class _Running:
         openings: Sequence[Opening],
         toolbox: Toolbox,
         length: int,
+        *,
         seconds: float,
+        ended: Ended,
     ) -> None:
-        self.size, self.length = len(episodes), length
+        self.size, self.length, self.ended = len(episodes), length, ended
         self.until = [math.inf] * len(episodes)
         self.seconds = seconds
         self.episodes, self.openings, self.toolbox = episodes, openings, toolbox
@@ -126,12 +140,14 @@ class _Running:
     def put(self, request: Request, completion: Completion) -> None:
         key = request.key
         episode = self.episodes[key]
-        if calls := episode.add(completion):
-            if time.monotonic() > self.until[key]:
-                episode.finish_reason = "length"
-                return
+        calls = episode.add(completion)
+        if calls and time.monotonic() > self.until[key]:
+            episode.finish_reason, calls = "length", []
+        if calls:
             self.working += 1
             self.toolbox.submit(calls, lambda results: self.answered.put((key, calls, results)))
+        else:
+            self.ended(key, episode)
 
     def _request(self, key: int) -> Request:
         episode, opening = self.episodes[key], self.openings[key]

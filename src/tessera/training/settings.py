@@ -292,4 +292,5 @@ class RunSettings(Settings):
     save_every: int = Field(10, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
     max_rows: int = Field(128, gt=0, description="completions sampled at a time")
+    graders: int = Field(0, ge=0, description="threads that grade what has ended while the rest is sampled")
     diagnostics_every: int | None = Field(None, gt=0)
