@@ -121,7 +121,7 @@ def test_the_run_folder_has_everything(tmp_path: Path) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {
         "recipe.yaml", "environment.json", "metrics.jsonl", "completions.jsonl", "checkpoints", "adapter",
-        "summary.json", "report.html",
+        "summary.json", "report.html", "groups.jsonl",
     }  # fmt: skip
     recipe = (tmp_path / "recipe.yaml").read_text()
     assert "seed: 4" in recipe
@@ -216,9 +216,10 @@ def test_a_reward_by_name_grades_answers(tmp_path: Path) -> None:
         assert row["reward"] == float(digits[-1:] == ["4"])
 
 
-def test_evaluation_and_seed_are_set(tmp_path: Path) -> None:
+def test_evaluation_report_and_seed_are_set(tmp_path: Path) -> None:
     small(tmp_path / "a", eval_dataset=TEST, evaluation={"test_size": 2, "max_new_tokens": 3, "success": 0.25}, seed=1)
-    small(tmp_path / "b", seed=2)
+    small(tmp_path / "b", seed=2, report={"groups": 0})
+    assert (tmp_path / "a" / "groups.jsonl").exists() and not (tmp_path / "b" / "groups.jsonl").exists()
     rows = rows_of(tmp_path / "a", "eval")
     assert [row["accuracy/n"] for row in rows] == [2, 2]
     assert rows[0]["completion_length/mean"] <= 3
@@ -236,6 +237,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert small(tmp_path / "cut", steps=4, resume=True)["status"] == "finished"
     assert adapter_bytes(tmp_path / "cut") == adapter_bytes(tmp_path / "whole")
     assert without_times(rows_of(tmp_path / "cut")) == without_times(rows_of(tmp_path / "whole"))
+    kept = [(tmp_path / name / "groups.jsonl").read_bytes() for name in ("cut", "whole")]
+    assert kept[0] == kept[1] and kept[0].count(b"\n") == 4
     with pytest.raises(UserError, match=r"cannot resume .* with another recipe: stages.0.steps"):
         small(tmp_path / "cut", steps=5, resume=True)
 

@@ -91,7 +91,10 @@ def refused(project: Path, *arguments: str) -> str:
         (["eval", "smollm2-135m-instruct"], "name what to ask: --suite NAME, or task.name=NAME"),
         (["eval", "smollm2-135m-instruct", "stages.rl.steps=1"], "unknown option of the evaluation of smollm2-135m"),
         (["eval", "./no-model", "task.name=arithmetic"], "model './no-model': no such folder or GGUF file"),
-        (["compare", "recipe.yaml", "data"], "recipe.yaml is no folder of an evaluation: it has no settings.json"),
+        (
+            ["compare", "recipe.yaml", "data"],
+            "recipe.yaml is neither a run folder, nor the folder of a sweep",
+        ),
         (["tasks", "svmap"], "unknown task 'svmap' (did you mean 'svamp'?)"),
         (["tasks", "svamp", "train=x"], "options (train=x) go with --validate"),
         (["tasks", "svamp", "--validate", "--data", "x"], "--data goes with --validate and without a task's name"),

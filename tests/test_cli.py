@@ -77,7 +77,13 @@ def test_a_users_own_task_from_training_to_evaluation(project: Path, monkeypatch
 
     (run / "report.html").unlink()
     assert succeeded("report", run) == f"{run / 'report.html'}\n"
-    assert "<html" in (run / "report.html").read_text()
+    own = (run / "report.html").read_text()
+    assert "<html" in own and '"name":"tr_grpo"' not in own
+    assert succeeded("report", run, "--algorithms", "s_grpo, tr_grpo") == f"{run / 'report.html'}\n"
+    both = (run / "report.html").read_text()
+    assert '"name":"as trained"' in both and '"name":"s_grpo"' in both and '"name":"tr_grpo"' in both
+    outcome = tessera("report", run, "--algorithms", "s_gpro")
+    assert (outcome.code, outcome.err) == (2, "error: unknown algorithm 's_gpro' (did you mean 's_grpo'?)\n")
 
 
 def test_two_splits_may_share_ids(project: Path, tiny_folder: Path) -> None:
@@ -150,6 +156,13 @@ def test_evaluations_are_compared(project: Path, tiny_folder: Path) -> None:
     assert printed[1].split()[:3] == ["arithmetic", "4", "0.0%"]
     assert printed[2:] == ["arithmetic: only the 4 common questions; 0 are in the first alone, 2 in the second alone"]
     assert json.loads(succeeded("compare", "a", "b", "--json"))["parts"][0]["n"] == 4
+    for arguments, says in (
+        (("a", "b", "--reach", "0.5"), "--reach and --out go with training runs, and these are evaluations"),
+        (("a",), "two evaluations are compared at a time, got 1"),
+        (("a", "own"), "a is an evaluation and own is none: compare like with like"),
+    ):
+        outcome = tessera("compare", *arguments)
+        assert (outcome.code, outcome.err) == (2, f"error: {says}\n")
 
 
 def test_the_suites_are_listed(project: Path) -> None:

@@ -99,6 +99,7 @@ SECTIONS: Mapping[str, Any] = {
     "engine: in_process": defaults(engines.InProcess),
     "engine: vllm_server": defaults(engines.VLLMServerSettings),
     "engine: vllm": defaults(engines.VLLMSettings),
+    "report": defaults(settings.ReportSettings),
     "run": defaults(settings.RunSettings),
     "published": defaults(Published),
     **{f"tracking: {tracker.kind}": defaults(type(tracker), but={"kind"}) for tracker in TRACKERS},

@@ -52,6 +52,7 @@ def train(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
     tracking: Sequence[str | Mapping[str, Any]] = (),
+    report: Mapping[str, Any] | None = None,
     run_dir: str | Path = "runs/train",
     seed: int = 0,
     resume: bool = False,
@@ -79,6 +80,7 @@ def train(
         run: likewise; `run_dir` is `run.dir`.
         chat_template_kwargs: variables that the model's chat template reads.
         tracking: trackers that get the numbers too, as in a recipe.
+        report: keys of the recipe's section of this name: which groups are kept for the report.
         callbacks: functions of a row of metrics, or Observers.
 
     The run folder, the checks and the errors are those of the command line; with `resume` the run in `run_dir` goes on.
@@ -95,6 +97,7 @@ def train(
         "evaluation": dict(evaluation or {}),
         "chat_template_kwargs": dict(chat_template_kwargs or {}),
         "tracking": list(tracking),
+        "report": dict(report or {}),
         "run": {"dir": str(run_dir), **(run or {})},
     }
     recipe = check_recipe(data, "tessera.train(...)")

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from tessera import cli_models
+from tessera import cli_models, cli_reports
 from tessera.core.errors import RunStopped, TesseraError, UserError, unknown
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app)
+app.add_typer(cli_reports.app)
 tools = typer.Typer(help="Tools that models call.", no_args_is_help=True)
 app.add_typer(tools, name="tools")
 console = Console()
@@ -150,25 +151,6 @@ def suites() -> None:
         _say(f"{name}  {suite.summary}")
         for part in suite.parts:
             _say(f"    {part.name}: {part.samples} x, temperature {part.temperature:g}, {part.max_new_tokens} tokens")
-
-
-@app.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="The folder of an evaluation.")],
-    second: Annotated[Path, typer.Argument(help="Another, on the same questions.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Compare two evaluations on the questions that both asked: McNemar's exact test and the paired bootstrap."""
-    from tessera.comparison import compare as compared
-    from tessera.evaluations_view import comparison_notes, comparison_table
-
-    found = compared(first, second)
-    if as_json:
-        _say(json.dumps(found, indent=2))
-        return
-    _show(comparison_table(found))
-    for note in comparison_notes(found):
-        _say(note)
 
 
 @app.command()
@@ -300,14 +282,6 @@ def serve(
     from tessera.tooling import Address, serve_tools
 
     serve_tools(named, Address(host, port, token_env) if http else None, __version__)
-
-
-@app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder, finished or not.")]) -> None:
-    """Write report.html for a run and say where it is."""
-    from tessera.reports.run import RunFolder
-
-    _say(str(RunFolder.open(run).write_report()))
 
 
 def main() -> None:

@@ -9,10 +9,21 @@ from typing import Any
 from tessera.core.errors import UserError
 from tessera.evaluation.estimators import avg_at_k
 from tessera.evaluation.paired import mcnemar, paired_bootstrap
-from tessera.reports.evaluations import EvaluationFolder
+from tessera.reports.evaluations import SETTINGS, EvaluationFolder
 
 Question = tuple[str, str]
 """The id of a problem, and what stands for its text."""
+
+
+def are_evaluations(folders: Sequence[Path]) -> bool:
+    """Whether these are folders of evaluations: all, and then two, or none (UserError otherwise)."""
+    found = [folder for folder in folders if (folder / SETTINGS).is_file()]
+    if found and len(found) < len(folders):
+        other = next(folder for folder in folders if folder not in found)
+        raise UserError(f"{found[0]} is an evaluation and {other} is none: compare like with like")
+    if found and len(found) != 2:
+        raise UserError(f"two evaluations are compared at a time, got {len(found)}")
+    return bool(found)
 
 
 def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:

@@ -137,6 +137,7 @@ def _train(
             folder=folder,
             run=recipe.run,
             evaluation=recipe.evaluation,
+            report=recipe.report,
             stage_names=[stage.name for stage in prepared.stages],
             seed=recipe.seed,
             observers=(*observers, trackers),

@@ -22,7 +22,15 @@ from tessera.rollout.engines import PLACE, EngineSettings, InProcess
 from tessera.tasks.data import locate
 from tessera.tasks.options import read_options
 from tessera.tracking.settings import TrackerSettings, by_name
-from tessera.training.settings import EvalStage, EvaluationSettings, RLStage, RunSettings, Settings, Stage
+from tessera.training.settings import (
+    EvalStage,
+    EvaluationSettings,
+    ReportSettings,
+    RLStage,
+    RunSettings,
+    Settings,
+    Stage,
+)
 
 KINDS = ("sft", "rl", "eval")
 
@@ -59,6 +67,7 @@ class Recipe(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = InProcess()
     tracking: tuple[TrackerSettings, ...] = Field((), description="trackers that get the numbers too")
+    report: ReportSettings = ReportSettings()
     run: RunSettings
     published: Published | None = Field(None, description="numbers that the report draws beside the run's")
 
@@ -98,12 +107,13 @@ class Recipe(Settings):
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def fingerprint(self, problems: Iterable[Problem] = ()) -> str:
-        """A hash of all that decides the outcome: not where data and run are kept or a server is reached, nor who is
-        told, nor the limits that only stop a run. `problems` adds what was read from the data."""
+        """A hash of all that decides the outcome: not where data and run are kept or a server is reached, who is told,
+        the limits that only stop a run, or how much the report keeps. `problems` adds what was read from the data."""
         exclude: Any = {
             "data_dir": True,
             "tracking": True,
             "published": True,
+            "report": True,
             "run": {"dir"},
             "engine": PLACE,
             "stages": {"__all__": {"sentinels"}},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,6 +132,37 @@ def completion(step: int, reward: float | None, text: str = "12 * 3 = 36", **mor
     } | more
 
 
+def rollout(texts: Sequence[str], reward: float = 1.0, **lines: Any) -> dict[str, Any]:
+    """A completion of a row of groups.jsonl: a token a text, whose id is the length of that. `lines` of what training
+    made of the tokens; where not given, every token is selected with weight 1, advantage and push are the reward, and
+    log-probs are -0.5."""
+    n = len(texts)
+    return {
+        "reward": reward,
+        "components": {},
+        "correct": reward > 0,
+        "finish_reason": "stop",
+        "ids": [len(text) for text in texts],
+        "texts": list(texts),
+        "sampled": [1] * n,
+        "sampler": [-0.5] * n,
+        "advantage": [reward] * n,
+        "selected": [1] * n,
+        "new": [-0.5] * n,
+        "old": [-0.5] * n,
+        "ref": [None] * n,
+        "entropy": [1.0] * n,
+        "weight": [1.0] * n,
+        "push": [reward] * n,
+    } | lines
+
+
+def group(step: int, *rollouts: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A row of groups.jsonl."""
+    told = {"step": step, "stage": "rl", "replay": False, "group": 0, "groups": 1, "problem_id": f"p{step}"}
+    return {**told, "prompt": "What's 12 multiplied by 3?", "rollouts": list(rollouts), **more}
+
+
 def all_rows(sft_steps: int = 20, rl_steps: int = 60) -> Iterator[dict[str, Any]]:
     """The rows of a whole run, deterministic."""
     noise = random.Random(3)
@@ -149,7 +181,14 @@ def all_rows(sft_steps: int = 20, rl_steps: int = 60) -> Iterator[dict[str, Any]
 def made() -> SimpleNamespace:
     """The functions above, for tests to build rows with."""
     return SimpleNamespace(
-        evaluation=evaluation, sft=sft_row, rl=rl_row, completion=completion, all_rows=all_rows, recipe=RECIPE
+        evaluation=evaluation,
+        sft=sft_row,
+        rl=rl_row,
+        completion=completion,
+        rollout=rollout,
+        group=group,
+        all_rows=all_rows,
+        recipe=RECIPE,
     )
 
 
@@ -177,3 +216,50 @@ def write_run(path: Path, finished: bool = True, texts: tuple[str, ...] = ("a", 
             named = {"algorithm": "s_grpo", "model": "nano", "task": "multiplication"}
             run.write_summary(summarise(rows, **named, composition="advantage    group_normalized", gain=gain))
     return run
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium; a module's own, since the event loop behind it would be in the way of other tests' loops."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("needs a chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page of a browser, with what it logged and asked for."""
+
+    def __init__(self, browser: Any, **options: Any) -> None:
+        self.page = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options}).new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def open(self, url: str) -> Any:
+        """Load `url`, and return playwright's page."""
+        self.page.goto(url)
+        return self.page
+
+
+@pytest.fixture
+def watched(chromium: Any) -> Iterator[Callable[..., Watched]]:
+    """Makes pages that must log nothing, throw nothing, and ask for nothing but themselves."""
+    opened: list[Watched] = []
+
+    def make(**options: Any) -> Watched:
+        opened.append(Watched(chromium, **options))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.page.context.close()
+        assert one.said == []
+        assert all(url.startswith(("file:", "http://127.0.0.1:")) for url in one.asked), one.asked
+        assert sum(url.startswith("file:") for url in one.asked) <= 1, one.asked

@@ -10,7 +10,7 @@ import pytest
 from tessera.core.errors import RunStopped, UserError
 from tessera.reports import files, jsonl
 from tessera.reports import run as module
-from tessera.reports.run import RunFolder
+from tessera.reports.run import ROWS, RunFolder
 
 RECIPE = "run: {dir: runs/a}\nstages:\n- {kind: rl, steps: 40}\n"
 
@@ -161,15 +161,10 @@ def test_resume_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
 
 def test_rollback_forgets_what_was_written_since(tmp_path: Path) -> None:
     with start(tmp_path) as run:
-        assert run.position() == {
-            "metrics.jsonl": 0,
-            "completions.jsonl": 0,
-            "diagnostics.jsonl": 0,
-            "harvest.jsonl": 0,
-        }
+        assert run.position() == dict.fromkeys(ROWS, 0)
         run.log({"step": 2})  # 12 bytes with its newline
         position = run.position()
-        assert position == {"metrics.jsonl": 12, "completions.jsonl": 0, "diagnostics.jsonl": 0, "harvest.jsonl": 0}
+        assert position == {**dict.fromkeys(ROWS, 0), "metrics.jsonl": 12}
         run.log({"step": 2, "kind": "eval"})  # of the same step, yet after it
         run.log_completions([{"step": 3}])
         run.write_summary({"status": "stopped: full disk"})

@@ -20,6 +20,12 @@ def key(name: str) -> Reader:
     return lambda row: row.get(name)
 
 
+def mebibytes(row: Row) -> float | None:
+    """The peak of memory so far."""
+    found = row.get("memory/peak_bytes")
+    return None if found is None else found / 2**20
+
+
 def silent_groups(row: Row) -> float | None:
     """The share of groups whose rewards are all equal: they teach nothing."""
     silent, total = row.get("groups/zero_spread"), row.get("groups/total")
@@ -38,6 +44,7 @@ class Curve:
     optional: bool = False
 
 
+CLOCKS = ("step", "rollout", "scoring", "backward")
 REWARD = Curve("Reward", (("mean reward", key("reward/mean")),), from_zero=False)
 TOKENS = "tokens/contributing_per_example"
 CURVES = (
@@ -64,6 +71,8 @@ CURVES = (
         "nats",
         optional=True,
     ),
+    Curve("Time of a step", tuple((name, key(f"time/{name}")) for name in CLOCKS), "s"),
+    Curve("Peak memory", (("peak so far", mebibytes),), "MiB"),
     Curve("Failed rewards", (("rollouts", key("rollouts/failed")),), "rollouts", optional=True),
     Curve("Supervised loss", (("loss", key("loss")),), "nats", "sft"),
     Curve("Supervised token accuracy", (("accuracy", key("accuracy/token")),), "%", "sft", from_zero=False),

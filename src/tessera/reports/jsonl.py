@@ -14,9 +14,9 @@ from tessera.core.errors import UserError
 from tessera.reports.files import atomic_write
 
 
-def dumps(value: Any, indent: int | None = None) -> str:
+def dumps(value: Any, indent: int | None = None, compact: bool = False) -> str:
     """`value` as strict JSON in ASCII: NaN and infinities, which JSON does not have, become null."""
-    return json.dumps(_strict(value), allow_nan=False, indent=indent)
+    return json.dumps(_strict(value), allow_nan=False, indent=indent, separators=(",", ":") if compact else None)
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,15 +1,23 @@
-"""report.html: one self-contained page of a run, finished or not, which depends on the run folder's content alone."""
+"""report.html: one self-contained page of a run, finished or not, which depends on the run folder's content alone.
+
+Its only script is the package's own, allowed by its hash; what a model wrote is data to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from itertools import groupby
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tessera.reports import credit
 from tessera.reports.charts import charts, stage_of, time_split
 from tessera.reports.samples import choose
 from tessera.reports.summary import Row, mean, of_kind, summarise, values
@@ -18,6 +26,9 @@ from tessera.reports.text import cut, duration, percent, short, visible
 
 NOT_MEASURED = ("kind", "step", "stage", "stage_index", "seconds")
 LONGEST = 4000  # characters shown of a prompt or a completion
+LARGEST, LEAST = 2_900_000, 200_000  # bytes of a page; what the credit view has of them at least
+SCRIPTS = ("values.js", "tokens.js", "trie.js", "view.js")
+_DATA = "\0data\0"  # stands for the data of the credit view; a NUL never gets into a page
 
 
 @dataclass(frozen=True)
@@ -48,10 +59,18 @@ def render(
     recipe_text: str,
     environment: Mapping[str, Any],
     summary: Mapping[str, Any] | None,
+    groups: Callable[[], Iterable[Row]] = tuple,
+    methods: Mapping[str, credit.Method] | None = None,
+    version: str = "",
 ) -> str:
-    """The page as HTML text, from the parts of a run folder. Without a summary it is made from the rows there are."""
+    """The page as HTML text, from the parts of a run folder. Without a summary it is made from the rows there are.
+
+    `groups` gives the rows of groups.jsonl, and is called more than once; `methods` are shown beside the run's own.
+    With a `version` the page asks the server that gave it for newer ones.
+    """
     told = summary or summarise(rows, status="", **_named(recipe))
-    return _TEMPLATES.get_template("report.html.j2").render(
+    has_groups = bool(version) or next(iter(groups()), None) is not None
+    html = TEMPLATES.get_template("report.html.j2").render(
         name=name,
         told=told,
         status=told["status"] or f"unfinished, {told['steps']} steps so far",
@@ -63,7 +82,45 @@ def render(
         samples=choose(completions),
         recipe_text=recipe_text,
         environment=list(_flat(environment)),
+        credit=_parts() if has_groups else None,
+        policy=_policy(has_groups, live=bool(version)),
+        version=version,
     )
+    return _with_groups(html, credit.of_stages(recipe), groups, methods or {}) if has_groups else html
+
+
+def _with_groups(
+    html: str, trained: Mapping[str, str], groups: Callable[[], Iterable[Row]], methods: Mapping[str, credit.Method]
+) -> str:
+    """The page with as many groups as fit."""
+    found = credit.view(groups, trained, methods, max(LEAST, LARGEST - len(html.encode())))
+    return html.replace(f"{_DATA}count", _count(found.shown, found.recorded)).replace(_DATA, found.json)
+
+
+def _count(shown: int, recorded: int) -> str:
+    if not recorded:
+        return "No group is recorded yet."
+    groups = "1 recorded group" if recorded == 1 else f"{recorded} recorded groups"
+    return groups + (", all shown." if shown == recorded else f", {shown} shown, evenly spread: more would not fit.")
+
+
+@cache
+def _parts() -> dict[str, Markup]:
+    """The files of the credit view, as they stand in the package."""
+    folder = resources.files("tessera.reports") / "view"
+    css, html, *scripts = ((folder / name).read_text(encoding="utf-8") for name in ("view.css", "view.html", *SCRIPTS))
+    script = '(() => {\n"use strict";\n' + "\n".join(scripts) + "})();\n"
+    parts = {"css": css, "html": html, "script": script, "data": _DATA, "count": f"{_DATA}count"}
+    return {name: Markup(text) for name, text in parts.items()}
+
+
+def _policy(scripted: bool, live: bool) -> str:
+    """The content security policy: nothing from elsewhere, and no script but ours."""
+    rules = ["default-src 'none'", "style-src 'unsafe-inline'"]
+    if scripted:
+        digest = base64.b64encode(hashlib.sha256(_parts()["script"].encode()).digest()).decode()
+        rules.append(f"script-src 'sha256-{digest}'")
+    return "; ".join([*rules, "connect-src 'self'"] if live else rules)
 
 
 def _cards(told: Mapping[str, Any]) -> list[Card]:
@@ -172,7 +229,7 @@ def _shown(value: Any) -> Any:
     return value if isinstance(value, Markup) else visible(value)
 
 
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=PackageLoader("tessera.reports"),
     autoescape=True,
     undefined=StrictUndefined,
@@ -181,4 +238,4 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters.update(percent=percent, short=short, duration=duration, cut=lambda text: cut(text, LONGEST))
+TEMPLATES.filters.update(percent=percent, short=short, duration=duration, cut=lambda text: cut(text, LONGEST))

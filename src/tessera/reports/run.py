@@ -15,12 +15,13 @@ import yaml
 
 from tessera.core.errors import UserError
 from tessera.reports import jsonl, page
+from tessera.reports.credit import Method
 from tessera.reports.difference import differences
 from tessera.reports.environment import environment
 from tessera.reports.files import atomic_write, reason, stops_run
 from tessera.reports.lock import FolderLock
 
-ROWS = ("metrics.jsonl", "completions.jsonl", "diagnostics.jsonl", "harvest.jsonl")
+ROWS = ("metrics.jsonl", "completions.jsonl", "diagnostics.jsonl", "groups.jsonl", "harvest.jsonl")
 TRACKED = ("trackers.json", "tensorboard", "wandb")
 CONTENTS = ("recipe.yaml", *ROWS, "checkpoints", "adapter", "summary.json", "report.html", *TRACKED)
 
@@ -145,6 +146,10 @@ class RunFolder:
         """The rows of harvest.jsonl: completions kept for an SFT stage."""
         return jsonl.read(self.path / "harvest.jsonl")
 
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """The rows of groups.jsonl, read as they are asked for; otherwise as `metrics`."""
+        return jsonl.read(self.path / "groups.jsonl")
+
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json, or None for a run that has not written it."""
         return self._read_json("summary.json") if (self.path / "summary.json").exists() else None
@@ -164,6 +169,10 @@ class RunFolder:
     def log_diagnostics(self, row: Mapping[str, Any]) -> None:
         """Append one row to diagnostics.jsonl and flush."""
         self._append("diagnostics.jsonl", [row])
+
+    def log_groups(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to groups.jsonl and flush."""
+        self._append("groups.jsonl", rows)
 
     def truncate_after(self, step: int) -> None:
         """Forget what came after `step`: rows with a greater step, a torn last line, and the summary of them all."""
@@ -193,9 +202,9 @@ class RunFolder:
         with stops_run(self.path / "summary.json"):
             atomic_write(self.path / "summary.json", _json(summary))
 
-    def write_report(self) -> Path:
-        """Write report.html from what the folder holds now, and return its path. Needs no lock."""
-        html = page.render(
+    def report(self, methods: Mapping[str, Method] | None = None, version: str = "") -> str:
+        """The report on what the folder holds now, as HTML; see `page.render`."""
+        return page.render(
             name=self.path.resolve().name,
             rows=self.metrics(),
             completions=self.completions(),
@@ -203,8 +212,14 @@ class RunFolder:
             recipe_text=self.recipe_text(),
             environment=self.environment(),
             summary=self.summary(),
+            groups=self.groups,
+            methods=methods,
+            version=version,
         )
-        path = self.path / "report.html"
+
+    def write_report(self, methods: Mapping[str, Method] | None = None) -> Path:
+        """Write report.html from what the folder holds now, and return its path. Needs no lock."""
+        html, path = self.report(methods), self.path / "report.html"
         with stops_run(path):
             atomic_write(path, html)
         return path

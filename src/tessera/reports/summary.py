@@ -21,13 +21,15 @@ def summarise(
     gain: Mapping[str, Any] | None = None,
     pairs: Sequence[Mapping[str, Any]] = (),
     stages: Sequence[Mapping[str, Any]] = (),
+    solved: Mapping[str, Sequence[bool]] | None = None,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
     `composition` is the algorithm's pieces, one a line. `gain` is the paired comparison of two evaluations
     (`from`, `to`, `difference`, `ci`); without it the difference of the first and the last is given, and `ci` is null.
-    `pairs` are those of every two evaluations; `stages` say what each stage worked with.
-    Token counts are sums over the RL steps, except `contributing_per_example`, the mean of the steps' means.
+    `pairs` are those of every two evaluations; `stages` say what each stage worked with; `solved` is by evaluation, in
+    order, which test problems were solved. Token counts are sums over the RL steps, except `contributing_per_example`,
+    the mean of the steps' means.
     """
     rows = list(rows)
     rl = of_kind(rows, "rl")
@@ -44,6 +46,7 @@ def summarise(
         "gain": dict(gain) if gain else _gain(accuracy),
         "pairs": [dict(pair) for pair in pairs],
         "stages": [dict(stage) for stage in stages],
+        "solved": {label: "".join("01"[bool(one)] for one in line) for label, line in (solved or {}).items()},
         "tokens": {
             "generated": sum(values(rl, "tokens/generated")),
             "contributing": sum(values(rl, "tokens/contributing")),

@@ -1,7 +1,7 @@
 """Small charts as SVG text: axes, ticks, lines with their moving average, points with intervals, stacked bars.
 
-Colours are classes (`c0`, `c1`, ...) that the page's style sheet fills in, so that one drawing serves light, dark
-and print. Every number drawn is also in a `<title>` that shows on hover.
+Colours are classes (`c0` to `c5`, then again) that the page's style sheet fills in, so that one drawing serves light,
+dark and print. Every number drawn is also in a `<title>` that shows on hover.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 22, 34
 MOST_POINTS = 240
 FEWEST_TO_SMOOTH = 8
+COLOURS = 6
 BAR, GAP = 26, 10
 CHARACTER = 7.0  # the width of one in a label, in drawing units
 
@@ -37,7 +38,8 @@ Segment = tuple[Point, ...]
 
 @dataclass(frozen=True)
 class Series:
-    """A named line, broken between its segments; with `marks`, points with intervals instead."""
+    """A named line, broken between its segments; with `marks`, points with intervals instead. Intervals of a line are
+    drawn as a band."""
 
     name: str
     segments: tuple[Segment, ...]
@@ -50,7 +52,7 @@ class Series:
 
     def thinned(self) -> Series:
         """At most MOST_POINTS points: each the mean of as many neighbours. Marks are never thinned."""
-        size = 1 if self.marks else math.ceil(len(self.points) / MOST_POINTS)
+        size = 1 if self.marks else max(1, math.ceil(len(self.points) / MOST_POINTS))
         return Series(self.name, tuple(thin(segment, size) for segment in self.segments), self.marks)
 
 
@@ -81,9 +83,16 @@ def ticks(low: float, high: float, count: int = 5, least: float = 0.0) -> list[f
 
 
 def thin(points: Segment, size: int) -> Segment:
-    """The means of every `size` neighbours."""
+    """The means of every `size` neighbours, and of their intervals where all have one."""
     parts = [points[i : i + size] for i in range(0, len(points), size)]
-    return tuple(points) if size <= 1 else tuple(Point(fmean(p.x for p in a), fmean(p.y for p in a)) for a in parts)
+    return tuple(points) if size <= 1 else tuple(map(_middle, parts))
+
+
+def _middle(points: Segment) -> Point:
+    lows, highs = [p.low for p in points if p.low is not None], [p.high for p in points if p.high is not None]
+    banded = len(lows) == len(highs) == len(points)
+    between = (fmean(lows), fmean(highs)) if banded else (None, None)
+    return Point(fmean(p.x for p in points), fmean(p.y for p in points), *between)
 
 
 def smooth(points: Segment) -> Segment:
@@ -123,6 +132,7 @@ def line_chart(chart: Chart, ident: str) -> str:
     scale = _Scale(replace(chart, series=series))
     body = [*_axes(chart, scale), *_stages(chart, scale)]
     for index, one in enumerate(series):
+        index %= COLOURS
         body += _marks(one, index, scale) if one.marks else _lines(one, index, scale)
     body += _hover(chart, series, scale)
     return _svg(ident, chart.title, _description(chart), HEIGHT, body)
@@ -184,12 +194,22 @@ def _stages(chart: Chart, scale: _Scale) -> Iterable[str]:
 
 def _lines(series: Series, index: int, scale: _Scale) -> Iterable[str]:
     for segment in series.segments:
+        yield from _band(segment, index, scale)
         smoothed = len(segment) >= FEWEST_TO_SMOOTH
         yield _path(segment, f"line c{index}" + (" raw" if smoothed else ""), scale)
         if smoothed:
             yield _path(smooth(segment), f"line c{index}", scale)
         if len(segment) == 1:
             yield _dot(segment[0], index, scale)
+
+
+def _band(points: Segment, index: int, scale: _Scale) -> Iterable[str]:
+    """The area between the lows and the highs of a line's points, where it has them."""
+    ends = [(scale.x(p.x), p.low, p.high) for p in points if p.low is not None and p.high is not None]
+    if len(ends) > 1:
+        above = [f"{x:.1f},{scale.y(high):.1f}" for x, _, high in ends]
+        below = [f"{x:.1f},{scale.y(low):.1f}" for x, low, _ in reversed(ends)]
+        yield f'<polygon class="band c{index}" points="{" ".join((*above, *below))}"/>'
 
 
 def _marks(series: Series, index: int, scale: _Scale) -> Iterable[str]:
@@ -230,7 +250,7 @@ def _hover(chart: Chart, series: Sequence[Series], scale: _Scale) -> Iterable[st
 
 def _description(chart: Chart) -> str:
     said = []
-    for series in chart.series:
+    for series in (one for one in chart.series if one.points):
         points = series.points
         values = [p.y for p in points]
         said.append(

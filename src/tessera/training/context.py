@@ -25,7 +25,7 @@ from tessera.tasks.base import LoadedTask
 from tessera.tasks.mixture import part_of
 from tessera.training.harvest import traces
 from tessera.training.interrupt import Interrupt
-from tessera.training.settings import EvalStage, EvaluationSettings, HarvestSettings, RunSettings
+from tessera.training.settings import EvalStage, EvaluationSettings, HarvestSettings, ReportSettings, RunSettings
 from tessera.training.state import RunState
 
 log = logging.getLogger("tessera")
@@ -63,6 +63,7 @@ class RunContext:
     observers: Sequence[Observer] = ()
     state: RunState = field(default_factory=RunState)
     interrupt: Interrupt = field(default_factory=Interrupt)
+    report: ReportSettings = field(default_factory=ReportSettings)
     max_new_tokens: int = 300  # of an evaluation that names none: the RL stages' largest
     harvests: Mapping[str, Sequence[HarvestSettings]] = field(default_factory=dict)  # by the RL stage they are of
     _resumed_at: float = field(default_factory=time.perf_counter)
@@ -161,10 +162,19 @@ class RunContext:
         stage = self.stage_names[self.state.stage]
         self.folder.log_diagnostics({"step": self.state.step, "stage": stage, **found})
 
+    def log_credit(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write groups, token by token."""
+        at = {"step": self.state.step, "stage": self.stage_names[self.state.stage]}
+        self.folder.log_groups([{**at, **row} for row in rows])
+
     def prompt_text(self, group: Group) -> str:
         """The group's prompt as the model read it, special tokens shown."""
+        return self.decode(group.prompt_ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones shown."""
         tokenizer: Any = self.policy.tokenizer
-        return str(tokenizer.decode(list(group.prompt_ids)))
+        return str(tokenizer.decode(list(ids)))
 
     def message(self, text: str) -> None:
         """Tell the observers."""

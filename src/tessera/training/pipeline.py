@@ -197,6 +197,7 @@ class Pipeline:
             gain=_gain(run.state.evaluated),
             pairs=_pairs(run.state.evaluated),
             stages=run.state.records,
+            solved=run.state.evaluated,
         )
         run.folder.write_summary(summary)
         run.folder.write_report()

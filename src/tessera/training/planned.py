@@ -25,15 +25,31 @@ class MicroBatch(NamedTuple):
     padding: int
 
 
+class Seen(NamedTuple):
+    """What an update saw at the active positions of a row, [N] each: log-probs of the policy, of the policy that
+    sampled and of the reference, entropy, weight, and `push`, minus the derivative of the step's loss by the log-prob:
+    above 0 the update makes the token likelier. Nothing of a row without such a position, no `ref` without a reference.
+    """
+
+    new: Tensor | None = None
+    old: Tensor | None = None
+    ref: Tensor | None = None
+    entropy: Tensor | None = None
+    weight: Tensor | None = None
+    push: Tensor | None = None
+
+
 @dataclass
 class Planned:
-    """Rollouts with their plan [B,T], and `old`: log-probs at each row's active positions in the first update."""
+    """Rollouts with their plan [B,T], and `old`: log-probs at each row's active positions in the first update. Where
+    `seen` is not None, an update leaves there what it saw of each row."""
 
     rollouts: list[Rollout]
     batch: TokenBatch
     plan: Plan
     old: dict[int, Tensor] = field(default_factory=dict)
     scored: int = 0  # positions scored to make the plan
+    seen: dict[int, Seen] | None = None
     _cuts: list[tuple[Tensor, list[MicroBatch]]] = field(default_factory=list)
 
     @cached_property

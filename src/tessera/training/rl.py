@@ -18,6 +18,7 @@ from tessera.rollout.replay import Outcome, ReplayBuffer
 from tessera.training import metrics
 from tessera.training.ahead import Sampled
 from tessera.training.context import RunContext
+from tessera.training.credit import credit_rows, keeps
 from tessera.training.diagnostics import diagnose
 from tessera.training.optimizer import Optimizer
 from tessera.training.planned import Planned
@@ -64,7 +65,7 @@ class RLRunner:
         sampled = self.rollouts.of_step(self._sync)
         groups, trained = sampled.groups, self.rollouts.trained(sampled)
         staleness = self.run.state.stage_step - sampled.step
-        updates, replays, skipped = self._update(trained, "plan", diagnosed=True), [], 0
+        updates, replays, skipped = self._update(trained, "plan", own=True), [], 0
         if self._alike and not staleness:
             self.sentinels.mismatch(updates[0].tokens.mismatch, unknown=self._corrects)
         self._remember(groups, first=True)
@@ -125,18 +126,23 @@ class RLRunner:
         self.sentinels.engine_current(self.run.engine.fingerprint(), self.run.policy.fingerprint())
         self._sync_seconds += time.perf_counter() - began
 
-    def _update(self, groups: Sequence[Group], *names: str | int, diagnosed: bool = False) -> list[Update]:
-        """Plan once, and make every inner update of the rollouts."""
+    def _update(self, groups: Sequence[Group], *names: str | int, own: bool = False) -> list[Update]:
+        """Plan once, and make every inner update of the rollouts: the step's `own`, or those of a replay."""
         planned = self.learner.plan(groups, generator(self.run.seed_of(*names)))
+        kept = keeps(self.run.report, self.run.state.stage_step, self.settings.steps)
+        planned.seen = {} if kept else None
         every = self.run.run.diagnostics_every
-        if diagnosed and every and self.run.state.stage_step % every == 0:
-            found = diagnose(
-                self.learner.algorithm, *self.learner.whole_step(planned), planned.batch.tokens_BT, self._text
-            )
+        if own and every and self.run.state.stage_step % every == 0:
+            scored, entropy_BT = self.learner.whole_step(planned)
+            found = diagnose(self.learner.algorithm, scored, entropy_BT, planned.batch.tokens_BT, self._text)
             self.run.log_diagnostics(found)
-        return [
+        updates = [
             self._inner_update(planned, *names, *([n] if n else [])) for n in range(self.settings.updates_per_rollout)
         ]
+        if kept:
+            rows = credit_rows(planned, groups, self.run.report, self.run.decode)
+            self.run.log_credit({"replay": not own, **row} for row in rows)
+        return updates
 
     def _inner_update(self, planned: Planned, *names: str | int) -> Update:
         before = None if self.sentinels.moved else self.run.policy.fingerprint()
@@ -147,8 +153,7 @@ class RLRunner:
         return update
 
     def _text(self, token: int) -> str:
-        tokenizer: Any = self.run.policy.tokenizer
-        return str(tokenizer.decode([token]))
+        return self.run.decode([token])
 
     def _replays(self) -> list[Outcome]:
         success: Outcome = "success"

@@ -285,6 +285,15 @@ class EvaluationSettings(Settings):
 Stage = SFTStage | RLStage | EvalStage
 
 
+class ReportSettings(Settings):
+    """What groups.jsonl keeps for the credit view: so many `groups` of at most so many `tokens`, completions together,
+    of at most so many `steps` of each RL stage, evenly spread."""
+
+    steps: int = Field(40, ge=0)
+    groups: int = Field(2, ge=0)
+    tokens: int = Field(16384, gt=0)
+
+
 class RunSettings(Settings):
     """Where the run is kept, how often it is saved, and how often an RL stage writes diagnostics.jsonl."""
 

@@ -21,7 +21,7 @@ from tessera.policy.head import Scores
 from tessera.policy.logprobs import check_saving, score
 from tessera.policy.reference import Reference, evaluating
 from tessera.training.optimizer import Optimizer
-from tessera.training.planned import MicroBatch, Planned, spread
+from tessera.training.planned import MicroBatch, Planned, Seen, spread
 from tessera.training.settings import ComputeSettings
 
 
@@ -186,6 +186,8 @@ class Learner:
             scored = self.algorithm.weigh(scored)
         else:
             scored = replace(scored, weight_BT=weight_BT[part][:, : scored.logp_BT.shape[1]].to(scored.logp_BT))
+        if planned.seen is not None:
+            scores.logp_N.retain_grad()
         terms = self.algorithm.token_loss(scored)
         share_BT = planned.plan.rows(part).share_BT[:, : terms.loss_BT.shape[1]].to(terms.loss_BT)
         loss = (share_BT * terms.loss_BT).sum()
@@ -198,6 +200,8 @@ class Learner:
         done.seconds["scoring"] += middle - began
         done.seconds["backward"] += time.perf_counter() - middle
         _gather(done.tokens, scored, scores, terms)
+        if planned.seen is not None:
+            planned.seen |= _seen(planned, micro, scores, scored, reference)
         if first:
             _gather_sampler(done.tokens, scored, terms)
         if reference is not None:
@@ -260,6 +264,23 @@ def _gather_sampler(stats: TokenStats, scored: Scored, terms: TokenLoss) -> None
     stats.mismatch.append((scored.sampler_BT - scored.old_BT)[keep].cpu())
     if terms.importance is not None:
         stats.importance.append(Importance(*(x[keep].cpu() for x in terms.importance)))
+
+
+def _seen(
+    planned: Planned, micro: MicroBatch, scores: Scores, scored: Scored, reference: Tensor | None
+) -> dict[int, Seen]:
+    """By rollout, what the update saw of it."""
+    counts = [len(row.positions) for row in micro.forest.rows]
+    assert scores.logp_N.grad is not None  # retained before the loss was taken
+    weight_N = scored.weight_BT[scored.selected_BT]
+    found = [scores.logp_N, scores.entropy_N, weight_N, -scores.logp_N.grad]
+    if reference is not None:
+        found.append(reference)
+    new, entropy, weight, push, *ref = (values_N.detach().float().cpu().split(counts) for values_N in found)
+    return {
+        i: Seen(new[k], planned.old[i], ref[0][k] if ref else None, entropy[k], weight[k], push[k])
+        for k, i in enumerate(micro.part)
+    }
 
 
 def _gather(stats: TokenStats, scored: Scored, scores: Scores, terms: TokenLoss) -> None:
