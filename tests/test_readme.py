@@ -40,7 +40,8 @@ def test_the_example_runs(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest
 
 def test_the_commands_exist_and_name_a_recipe_with_its_stage() -> None:
     commands = [line.split()[1:] for line in README.splitlines() if line.startswith("    tessera ")]
-    assert {words[0] for words in commands} == {"recipes", "check", "train", "eval", "report"}
+    names = {"recipes", "check", "train", "eval", "report", "view", "compare", "merge"}
+    assert {words[0] for words in commands} == names
     for words in commands:
         assert tessera(words[0], "--help").code == 0
     (trained,) = [words for words in commands if words[0] == "train" and words[1] != "--resume"]
