@@ -127,6 +127,17 @@ def test_a_run_that_goes_on_is_compared_as_far_as_it_is(tmp_path: Path) -> None:
     assert row["cost"]["step"] == 2
 
 
+def test_runs_that_were_never_evaluated_have_no_cost(tmp_path: Path) -> None:
+    runs = [write(tmp_path / name, [0.5], algorithm=name) for name in ("grpo", "dapo")]
+    for run in runs:
+        rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (run / "metrics.jsonl").write_text("".join(row for row in rows if '"eval"' not in row))
+    found, _ = compare_runs(runs)
+    assert found["reach"] is None
+    assert [(row["reached"], row["cost"]) for row in found["rows"]] == [(0, None)] * 2
+    assert "Reached: no run was evaluated." in tessera("compare", *runs, "--out", tmp_path / "page.html").out
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     one = write(tmp_path / "one", [0.5])
     with pytest.raises(UserError, match="one run: give two at least"):

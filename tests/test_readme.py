@@ -40,7 +40,7 @@ def test_the_example_runs(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest
 
 def test_the_commands_exist_and_name_a_recipe_with_its_stage() -> None:
     commands = [line.split()[1:] for line in README.splitlines() if line.startswith("    tessera ")]
-    names = {"recipes", "check", "train", "eval", "report", "view", "compare", "merge"}
+    names = {"chat", "check", "compare", "eval", "export", "merge", "recipes", "report", "train", "view"}
     assert {words[0] for words in commands} == names
     for words in commands:
         assert tessera(words[0], "--help").code == 0

@@ -92,8 +92,8 @@ def compare_runs(
     settings = _settings([TrainingRun.read(path) for path in find_runs(paths)])
     runs = [run for setting in settings for run in setting.runs]
     split = "validation" if all(any(row["step"] for row in run.evaluations("validation")) for run in runs) else "test"
-    best = [max((row["accuracy/value"] for row in run.evaluations(split)), default=0.0) for run in runs]
-    target = min(best) if reach is None else reach
+    best = [max(found) for run in runs if (found := [row["accuracy/value"] for row in run.evaluations(split)])]
+    target = min(best, default=None) if reach is None else reach
     rows = [
         {**_end(setting), **_difference(settings[0], setting, seed), **_cost(setting, split, target)}
         for setting in settings
@@ -200,7 +200,7 @@ def _same_questions(one: TrainingRun, two: TrainingRun) -> bool:
     return bool(known) and all(one.recipe.get(key) == two.recipe.get(key) for key in QUESTIONS)
 
 
-def _cost(setting: Setting, split: str, target: float) -> dict[str, Any]:
+def _cost(setting: Setting, split: str, target: float | None) -> dict[str, Any]:
     """What the runs that reach the target had spent at the first evaluation that did, on average."""
     found = [cost for run in setting.runs if (cost := _reached(run, split, target)) is not None]
     names = ("step", "sampled", "trained", "seconds")
@@ -208,8 +208,8 @@ def _cost(setting: Setting, split: str, target: float) -> dict[str, Any]:
     return {"reached": len(found), "cost": means if found else None}
 
 
-def _reached(run: TrainingRun, split: str, target: float) -> dict[str, float] | None:
-    at = next((row for row in run.evaluations(split) if row["accuracy/value"] >= target), None)
+def _reached(run: TrainingRun, split: str, target: float | None) -> dict[str, float] | None:
+    at = next((row for row in run.evaluations(split) if target is not None and row["accuracy/value"] >= target), None)
     if at is None:
         return None
     rl = [row for row in of_kind(run.rows, "rl") if row["step"] <= at["step"]]

@@ -45,12 +45,17 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 def notes(found: Mapping[str, Any]) -> list[str]:
     """How to read the table."""
-    return [
-        f"Reached: runs whose {found['split']} accuracy was {percent(found['reach'])} at some evaluation; what they "
-        "had spent at the first, on average.",
-        "Differences are paired: by seed where two or more are common, else by test problem. One whose interval holds "
-        "0 may be chance.",
-    ]
+    reached = "Reached: no run was evaluated."
+    if found["reach"] is not None:
+        reached = (
+            f"Reached: runs whose {found['split']} accuracy was {percent(found['reach'])} at some evaluation; what they "
+            "had spent at the first, on average."
+        )
+    paired = (
+        "Differences are paired: by seed where two or more are common, else by test problem. One whose interval holds 0 "
+        "may be chance."
+    )
+    return [reached, paired]
 
 
 def render(found: Mapping[str, Any], settings: Settings) -> str:

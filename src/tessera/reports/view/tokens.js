@@ -1,4 +1,13 @@
-// The completions of one group. Spans are made once; a change of colour only changes their classes.
+// The completions of one group. Spans are made once, those far below the screen when they come near it; a change of
+// colour only changes their classes.
+
+const AT_ONCE = 2000; // tokens whose spans are made at once, in all columns together
+
+let painting = null; // what paint was last told: spans that are made later are painted alike
+const nearing = new IntersectionObserver(
+  entries => entries.filter(entry => entry.isIntersecting).forEach(entry => fillCard(entry.target)),
+  { rootMargin: "800px" },
+);
 
 function element(tag, kind, text) {
   const made = document.createElement(tag);
@@ -39,12 +48,26 @@ function tokenLine(group, r, m) {
   line.dataset.r = r;
   line.dataset.m = m;
   line.dir = "ltr";
+  line.style.minHeight = `${Math.ceil(rollout.t.length / 15)}lh`; // about what the spans will take
+  return line;
+}
+
+function fill(line) {
+  if (line.firstChild) return;
+  const group = painting.group, rollout = group.rollouts[line.dataset.r], spans = [];
   for (let k = 0; k < rollout.t.length; k++) {
     const span = element("span", "", tokenText(group, rollout, k));
-    span.dataset.k = k;
-    line.append(span);
+    span.setAttribute("data-k", k);
+    spans.push(span);
   }
-  return line;
+  line.append(...spans);
+  line.style.minHeight = "";
+  paintLine(line);
+}
+
+function fillCard(card) {
+  nearing.unobserve(card);
+  card.querySelectorAll(".tokens").forEach(fill);
 }
 
 function methodName(method) {
@@ -70,7 +93,18 @@ function drawRollouts(group, methods, into) {
     card.append(rolloutHead(group, r), columns);
     return card;
   });
+  nearing.disconnect();
   into.replaceChildren(...cards);
+}
+
+// Makes the spans of the first completions, and lets the others wait until they are near.
+function fillFirst(into) {
+  let left = AT_ONCE;
+  for (const card of into.children) {
+    if (left <= 0) { nearing.observe(card); continue; }
+    for (const line of card.querySelectorAll(".tokens")) left -= painting.group.rollouts[line.dataset.r].t.length;
+    fillCard(card);
+  }
 }
 
 function paint(group, colour, scales, into) {
@@ -78,17 +112,21 @@ function paint(group, colour, scales, into) {
     const [from, to] = scales.get(Number(range.dataset.range));
     range.textContent = colour.own ? `${shown(from)} to ${shown(to)}` : "";
   }
-  for (const line of into.querySelectorAll(".tokens")) {
-    const r = Number(line.dataset.r), rollout = group.rollouts[r], m = Number(line.dataset.m);
-    const method = group.methods[m], scale = scales.get(m);
-    let written = 1;
-    for (let k = 0, span = line.firstChild; span; k++, span = span.nextSibling) {
-      const before = written;
-      written = valueAt(rollout.written, k);
-      if (!written) { span.className = before ? "given turn" : "given"; continue; }
-      const kept = colour.key === "probability" || colour.key === "entropy" || credit(method, r, "s", k);
-      span.className = kept ? levelOf(colour, scale, colour.of(group, method, r, k)) : "off";
-    }
+  painting = { group, colour, scales };
+  into.querySelectorAll(".tokens").forEach(paintLine);
+}
+
+function paintLine(line) {
+  const { group, colour, scales } = painting;
+  const r = Number(line.dataset.r), rollout = group.rollouts[r], m = Number(line.dataset.m);
+  const method = group.methods[m], scale = scales.get(m);
+  let written = 1;
+  for (let k = 0, span = line.firstChild; span; k++, span = span.nextSibling) {
+    const before = written;
+    written = valueAt(rollout.written, k);
+    if (!written) { span.className = before ? "given turn" : "given"; continue; }
+    const kept = colour.key === "probability" || colour.key === "entropy" || credit(method, r, "s", k);
+    span.className = kept ? levelOf(colour, scale, colour.of(group, method, r, k)) : "off";
   }
 }
 

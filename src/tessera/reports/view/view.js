@@ -53,6 +53,7 @@ function draw() {
   drawRollouts(group, at.methods, $("rollouts"));
   drawTrie(group, $("drawing"), (r, k) => { moveTo(r, k); $("rollouts").focus({ preventScroll: true }); });
   repaint();
+  fillFirst($("rollouts"));
 }
 
 function groupName(group) {
@@ -104,7 +105,9 @@ function press(name, chosen) {
 
 // The chosen token, in every column.
 function spansAt(r, k) {
-  return [...$("rollouts").querySelectorAll(`.tokens[data-r="${r}"]`)].map(line => line.children[k]).filter(Boolean);
+  const lines = [...$("rollouts").querySelectorAll(`.tokens[data-r="${r}"]`)];
+  lines.forEach(fill);
+  return lines.map(line => line.children[k]).filter(Boolean);
 }
 
 function mark() {
@@ -219,6 +222,7 @@ function listen() {
   });
   area.addEventListener("blur", () => { $("tip").hidden = true; });
   document.addEventListener("keydown", keyed);
+  window.addEventListener("beforeprint", () => [...area.children].forEach(fillCard));
   document.addEventListener("scroll", () => { if (!$("tip").hidden) placeNumbers(); }, { passive: true });
 }
 
