@@ -48,12 +48,12 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     reached = "Reached: no run was evaluated."
     if found["reach"] is not None:
         reached = (
-            f"Reached: runs whose {found['split']} accuracy was {percent(found['reach'])} at some evaluation; what they "
-            "had spent at the first, on average."
+            f"Reached: runs whose {found['split']} accuracy was {percent(found['reach'])} at some evaluation; what "
+            "they had spent at the first, on average."
         )
     paired = (
-        "Differences are paired: by seed where two or more are common, else by test problem. One whose interval holds 0 "
-        "may be chance."
+        "Differences are paired: by seed where two or more are common, else by test problem. One whose interval holds "
+        "0 may be chance."
     )
     return [reached, paired]
 
