@@ -17,7 +17,14 @@ from tessera.reports.run import RunFolder
 from tessera.reports.runs_page import render
 from tessera.reports.summary import Row, of_kind
 
-SAME = ("seed", "data_dir", "run", "report", "tracking")  # keys in which the runs of one setting may differ
+SAME = (
+    "seed",
+    "data_dir",
+    "run",
+    "report",
+    "tracking",
+    "published",
+)  # keys in which the runs of one setting may differ
 QUESTIONS = ("task", "evaluation")  # keys that decide which test problems are asked
 
 
