@@ -102,7 +102,14 @@ def _of_stage(prepared: Prepared, stage: SFTStage | RLStage, learnt: Sequence[Ex
         recompute=stage.compute.gradient_checkpointing,
         offload=stage.compute.offload_activations,
         eight_bit=stage.optimizer.kind == "adamw_8bit",
+        references=int(_compares(prepared, stage)),
     )
+
+
+def _compares(prepared: Prepared, stage: TrainingStage) -> bool:
+    """Whether a stage keeps a reference policy."""
+    algorithm = prepared.algorithms[prepared.stages.index(stage)]
+    return algorithm is not None and "ref_logp" in algorithm.needs
 
 
 def _sampled(prepared: Prepared, rows: int) -> int:

@@ -380,7 +380,8 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
     per_example = summary["tokens"]["contributing_per_example"]
     if per_example is not None:
         _say(f"{per_example:.1f} contributing tokens an example")
-    _say(f"report: {folder / 'report.html'}   adapter: {folder / 'adapter'}")
+    kept = "model" if (folder / "model").is_dir() else "adapter"
+    _say(f"report: {folder / 'report.html'}   {kept}: {folder / kept}")
 
 
 def _say(text: str) -> None:

@@ -64,12 +64,13 @@ def export(wanted: Wanted) -> str | None:
 
 def _weights(subject: Subject, wanted: Wanted, folder: Path) -> list[str]:
     """Write what was trained, and return the names of files beside it."""
-    if not wanted.merged:
+    whole = _is_whole(subject, wanted)
+    if not whole:
         _adapter(subject.model, folder)
-    if not (wanted.merged or wanted.gguf):
+    if not (whole or wanted.gguf):
         return []
     model, tokenizer = load_merged(subject.model)
-    if wanted.merged:
+    if whole:
         save_model(model, tokenizer, folder)
     if not wanted.gguf:
         return []
@@ -78,6 +79,11 @@ def _weights(subject: Subject, wanted: Wanted, folder: Path) -> list[str]:
     (folder / "gguf").mkdir()
     write_gguf(model, tokenizer, folder / name, subject.label)
     return [name]
+
+
+def _is_whole(subject: Subject, wanted: Wanted) -> bool:
+    """Whether whole weights are written: asked for, or all there is of a run without adapter."""
+    return wanted.merged or subject.model.adapter is None
 
 
 def _adapter(model: ModelConfig, folder: Path) -> None:
@@ -101,11 +107,11 @@ def _papers(subject: Subject, wanted: Wanted, folder: Path, files: Sequence[str]
     recipe: dict[str, Any] = yaml.safe_load(run.recipe_text())
     card = render(
         subject.label,
-        _base(subject.model),
+        _base(ModelConfig.model_validate(recipe["model"])),  # for a run without adapter the subject is the result
         recipe,
         summary,
         run.environment(),
-        merged=wanted.merged,
+        merged=_is_whole(subject, wanted),
         files=files,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

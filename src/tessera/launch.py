@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tessera.algorithms import Algorithm, build
 from tessera.algorithms.registry import idle_keys
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.policy.load import Policy, load_policy
+from tessera.policy.quantized import is_quantized
 from tessera.recipe import Recipe
 from tessera.reports.run import RunFolder
 from tessera.rollout.collect import Collector
 from tessera.rollout.engine import Engine
-from tessera.rollout.engines import open_engine
+from tessera.rollout.engines import InProcess, open_engine
 from tessera.rollout.episodes import open_tools
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.registry import load_task
@@ -72,12 +75,15 @@ def prepare(recipe: Recipe, task: LoadedTask | None = None) -> Prepared:
     check_installed(recipe.tracking)
     algorithms = tuple(_algorithm(stage, folder) if isinstance(stage, RLStage) else None for stage in recipe.stages)
     loaded = task or _load_task(recipe, folder)
+    _check_engine(recipe)
     for stage, algorithm in zip(recipe.stages, algorithms, strict=True):
         split = stage.split if isinstance(stage, EvalStage) else "validation" if _validates(stage) else None
         if split is not None and not loaded.problems(split):
             raise UserError(f"stage {stage.name} looks at {split} accuracy, and task {loaded.name} has no such split")
         if isinstance(stage, RLStage) and algorithm is not None:
             _check_used(stage, algorithm, recipe)
+            if recipe.model.full:
+                _check_full(stage, algorithm)
             make_sampler(
                 loaded.train, 0, loaded.part_weights, stage.rollouts.curriculum, stage.steps
             )  # a curriculum fits the data
@@ -108,7 +114,9 @@ def start(
         _refuse_taken(Path(recipe.run.dir))
     policy = policy or load_policy(recipe.model, seed=recipe.seed)
     if not policy.trainable_parameters():
-        raise UserError("model.lora is null: training needs an adapter, such as model.lora: {rank: 16}")
+        raise UserError(
+            "model.lora is null: training needs an adapter, such as model.lora: {rank: 16}, or model.full: true"
+        )
     opening = nullcontext(engine) if engine else open_engine(recipe.engine, policy, recipe.model, recipe.run.max_rows)
     with opening as own, open_tools(policy, recipe.environment, _folder(recipe)) as tools:
         _check_apart(prepared, own)
@@ -145,9 +153,30 @@ def _train(
             harvests=harvests(prepared.stages),
         )
         run.message(f"run folder {folder.path}")
+        if (precision := _precision(policy)) is not None:
+            run.message(precision)
         for line in trackers.lines:
             run.message(f"tracker {line.tracker.kind}: {line.tracker.place}")
         return Pipeline(run, prepared.stages, prepared.algorithms).train(resume)
+
+
+def _precision(policy: Policy) -> str | None:
+    """In which precision what learns is kept and updated, where that is not float32 alone."""
+    learning = policy.trainable_parameters()
+    own, count = learning[0].dtype, sum(p.numel() for p in learning)
+    if hasattr(policy.model, "peft_config"):
+        base = "quantised weights" if is_quantized(policy.model) else f"weights in {_short(policy.dtype)}"
+        plain = own == policy.dtype and not is_quantized(policy.model)
+        return None if plain else f"an adapter of {count:,} parameters learns in {_short(own)} over {base}"
+    if own in (torch.bfloat16, torch.float16):
+        return (
+            f"{count:,} weights in {_short(own)} learn through float32 copies, so that small steps are not rounded away"
+        )
+    return f"{count:,} weights learn in {_short(own)}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _folder(recipe: Recipe) -> Path | None:
@@ -192,6 +221,28 @@ def _check_used(stage: RLStage, algorithm: Algorithm, recipe: Recipe) -> None:
             f"stage {stage.name} names a reference, and {algorithm.name} compares with none: set its beta above 0, or "
             "leave out reference and refresh_reference"
         )
+
+
+def _check_full(stage: RLStage, algorithm: Algorithm) -> None:
+    """Refuse what is told of an adapter where all weights learn."""
+    if stage.reference != "start_of_stage":
+        raise UserError(
+            f"stage {stage.name}: reference {stage.reference} needs an adapter, and with model.full there is none; "
+            "start_of_stage keeps a copy of the weights, which in the first stage are the initial ones"
+        )
+    if "parameters" in algorithm.needs:
+        raise UserError(
+            f"stage {stage.name}: regulariser {algorithm.regulariser.name} is over an adapter's matrices, and with "
+            "model.full there are none: set l2: 0 or regulariser: none, or use optimizer.weight_decay"
+        )
+
+
+def _check_engine(recipe: Recipe) -> None:
+    """Refuse what an engine that is sent plain LoRA adapters could not sample with."""
+    model = recipe.model
+    other = "model.full" if model.full else "model.lora.dora" if model.lora and model.lora.dora else None
+    if other is not None and not isinstance(recipe.engine, InProcess):
+        raise UserError(f"engine.kind {recipe.engine.kind} is sent LoRA adapters, not {other}: leave out one of them")
 
 
 def _check_correction(stage: RLStage, recipe: Recipe) -> None:

@@ -19,6 +19,8 @@ def merge(source: str, overrides: Sequence[str], out: Path, *, force: bool = Fal
     """
     subject = read_subject(source, overrides, asks=False)
     if subject.model.adapter is None:
+        if subject.run is not None:
+            raise UserError(f"{source} has no adapter to merge: its whole weights are in {subject.model.name}")
         raise UserError(f"{source} has no adapter to merge: give the folder of a finished run, or model.adapter=FOLDER")
     refuse_taken(out, force)
     model, tokenizer = load_merged(subject.model)

@@ -92,7 +92,7 @@ def _of_recipe(source: str, overrides: Sequence[str], run: Path | None) -> Subje
     recipe = read_recipe(source, overrides)
     return Subject(
         label=f"{find_recipe(source).stem}-base" if run is None else run.resolve().name,
-        model=_frozen(recipe.model) if run is None else _with_final_adapter(recipe.model, run),
+        model=_frozen(recipe.model) if run is None else _trained(recipe.model, run),
         task=recipe.task,
         seed=recipe.seed,
         evaluation=recipe.evaluation,
@@ -130,10 +130,15 @@ def _is_recipe(source: str, path: Path) -> bool:
 
 def _frozen(model: ModelConfig) -> ModelConfig:
     """A fresh adapter changes nothing, and costs time."""
-    return model.model_copy(update={"lora": None})
+    return model.model_copy(update={"lora": None, "full": False})
 
 
-def _with_final_adapter(model: ModelConfig, run: Path) -> ModelConfig:
+def _trained(model: ModelConfig, run: Path) -> ModelConfig:
+    """The final adapter of a run on its base, or its final model."""
+    if model.full:
+        if not (run / "model" / "config.json").is_file():
+            raise UserError(f"{run} has no final model yet: the run is not finished; go on with --resume {run}")
+        return model.model_copy(update={"name": str(run / "model"), "revision": None, "full": False})
     if not (run / "adapter" / WEIGHTS_FILE).is_file():
         raise UserError(f"{run} has no final adapter yet: the run is not finished; go on with --resume {run}")
     return model.model_copy(update={"adapter": str(run / "adapter"), "lora": None})

@@ -321,6 +321,6 @@ def test_folders_that_hold_no_lora_adapter_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="PREFIX_TUNING"):
         attach_saved(tiny_model(), tmp_path)
     with pytest.raises(UserError, match="carries no adapter"):
-        adapter_state(tiny_model())
+        adapter_state(tiny_model().requires_grad_(False))
     assert frozen_layers(tiny_model()) == 0  # everything learns
     assert frozen_layers(tiny_model().requires_grad_(False)) == 4

@@ -51,8 +51,8 @@ def test_the_cache_is_the_real_one(dtype: torch.dtype) -> None:
     assert plan["key-value cache (sampling)"] == sum(x.keys.nbytes + x.values.nbytes for x in cache.layers)
 
 
-def _middling(dtype: torch.dtype, lora: LoraSettings) -> Policy:
-    """Wide enough that what is estimated outweighs what is left out."""
+def _middling(dtype: torch.dtype, lora: LoraSettings | None) -> Policy:
+    """Wide enough that what is estimated outweighs what is left out. Without `lora` all weights learn."""
     config = LlamaConfig(
         vocab_size=6000,
         hidden_size=192,
@@ -63,7 +63,8 @@ def _middling(dtype: torch.dtype, lora: LoraSettings) -> Policy:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Policy.from_objects(AutoModelForCausalLM.from_config(config, dtype=dtype), tiny_tokenizer(), lora=lora)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        return Policy.from_objects(model, tiny_tokenizer(), lora=lora, full=lora is None)
 
 
 def _groups(policy: Policy, work: Workload) -> list[Group]:
@@ -108,6 +109,28 @@ def test_an_update_takes_what_was_estimated_within_a_fifth(name: str, length: in
     adapter = sum(p.nbytes for p in policy.trainable_parameters())
     estimated = sum(plan[part] for part in parts) - adapter  # which there was before
     assert 0.8 < estimated / measured.bytes < 1.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [40, 160])
+def test_an_update_of_all_weights_takes_what_was_estimated_within_a_fifth(dtype: torch.dtype, length: int) -> None:
+    policy = _middling(dtype, None)
+    work = Workload(8, 8, prompt_tokens=50, completion_tokens=length)
+    groups = _groups(policy, work)
+    optimizer = Optimizer(policy.trainable_parameters(), OptimizerSettings(), 1)
+    learner = Learner(policy.model, build("grpo"), optimizer, None, temperature=1.0)
+    learner.update(learner.plan(groups, generator(0)))  # from the second on AdamW's moments are there before
+    with peak() as measured:
+        learner.update(learner.plan(groups, generator(0)))
+    plan = _plan(policy.model, work)
+    update = sum(size for name, size in plan.items() if "update" in name)
+    numbers = sum(p.numel() for p in policy.trainable_parameters())
+    step = numbers * (4 if dtype is torch.float32 else 2 + 4)
+    assert 0.8 < max(update, step) / measured.bytes < 1.2
+    own = 4 if dtype is torch.float32 else 2
+    kept = plan["weights that learn, AdamW state, reference"]
+    assert kept == numbers * (own + 8 + (0 if own == 4 else 4))  # weights, two moments, float32 copies
+    assert _plan(policy.model, replace(work, references=1))["peak"] == plan["peak"] + numbers * own
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

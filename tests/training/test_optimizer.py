@@ -130,3 +130,45 @@ def test_carried_moments_meet_the_stages_own_settings() -> None:
     assert second.at_step(1) == 2.0
     second.update(0.0)
     assert before - weight.item() == pytest.approx(1.3402, abs=1e-4)
+
+
+def test_half_precision_moves_in_float32_copies() -> None:
+    """A step of 1e-4 is lost on a bfloat16 1.0, whose neighbours are 2^-8 below and 2^-7 above; forty of them are
+    4e-3, and beyond half the way, 2^-9 = 1.95e-3, to the lower neighbour."""
+    made = Optimizer(
+        [nn.Parameter(torch.tensor([1.0], dtype=torch.bfloat16))], OptimizerSettings(lr=1e-4, weight_decay=0.0), 100
+    )
+    (own,), (master,) = made.parameters, made.masters
+    seen = []
+    for _ in range(40):
+        own.grad = torch.ones(1, dtype=torch.bfloat16)  # AdamW steps by lr where the gradient is always the same
+        made.update(0.0)
+        assert own.grad is None and master.grad is None
+        seen.append(float(own.detach()))
+    assert float(master.detach()) == pytest.approx(1 - 40 * 1e-4, abs=1e-6)
+    assert seen[0] == 1.0 and seen[-1] == 1 - 2**-8
+    assert master.dtype is torch.float32
+
+
+def test_float32_copies_survive_a_checkpoint() -> None:
+    def made() -> Optimizer:
+        return Optimizer([nn.Parameter(torch.tensor([1.0], dtype=torch.bfloat16))], OptimizerSettings(lr=1e-4), 100)
+
+    def step(optimizer: Optimizer) -> None:
+        optimizer.parameters[0].grad = torch.ones(1, dtype=torch.bfloat16)
+        optimizer.update(0.0)
+
+    whole, first, second = made(), made(), made()
+    for _ in range(3):
+        step(whole)
+        step(first)
+    file = io.BytesIO()
+    torch.save(first.state(), file)
+    file.seek(0)
+    second.restore(torch.load(file, weights_only=True))
+    for _ in range(3):
+        step(whole)
+        step(second)
+    assert torch.equal(whole.masters[0], second.masters[0])
+    assert float(whole.masters[0].detach()) == pytest.approx(1 - 6e-4, abs=1e-6)
+    assert "masters" not in optimizer().state()  # float32 learns in place

@@ -145,7 +145,7 @@ def unchanging(model: nn.Module) -> Iterator[None]:
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """CPU copies of the adapter's tensors under the names of a saved adapter."""
+    """CPU copies of the adapter's tensors under the names of a saved adapter; of all weights, where these learn."""
     return {name: tensor.detach().cpu().clone() for name, tensor in _adapter_tensors(model).items()}
 
 
@@ -257,11 +257,14 @@ def _learns(module: nn.Module) -> bool:
 
 
 def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The adapter's own tensors (not copies) under peft's saved names."""
+    """The adapter's own tensors (not copies) under peft's saved names; without an adapter, those that learn."""
     from peft import PeftModel, get_peft_model_state_dict
 
     if not isinstance(model, PeftModel):
-        raise UserError(f"{type(model).__name__} carries no adapter")
+        whole: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not whole:
+            raise UserError(f"{type(model).__name__} carries no adapter")
+        return whole
     tensors: dict[str, Tensor] = get_peft_model_state_dict(
         model, adapter_name=model.active_adapter, save_embedding_layers=False
     )

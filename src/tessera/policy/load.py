@@ -38,10 +38,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class ModelConfig(BaseModel):
     """Which model, in which precision, where, and what of it learns.
 
-    `quantize` keeps the frozen maps of the layers in 8 or 4 bits. `lora: null` loads a frozen model, for evaluation
-    only. `adapter` is the folder of a saved LoRA adapter to start
-    from or to evaluate; it brings its own LoRA settings, so `lora` is left out then. `chat_template` is the path of
-    a jinja file that replaces the tokenizer's.
+    `quantize` keeps the frozen maps of the layers in 8 or 4 bits. With `full` all weights learn and there is no
+    adapter; without it `lora: null` loads a frozen model, for evaluation only. `adapter` is the folder of a saved LoRA
+    adapter to start from or to evaluate; it brings its own LoRA settings, so `lora` is left out then.
+    `chat_template` is the path of a jinja file that replaces the tokenizer's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,15 +54,20 @@ class ModelConfig(BaseModel):
     revision: str | None = None
     trust_remote_code: bool = False
     lora: LoraSettings | None = LoraSettings()
+    full: bool = False
     adapter: str | None = None
     chat_template: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _adapter_brings_its_settings(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("adapter") is None:
+        if not isinstance(data, dict) or (data.get("adapter") is None and not data.get("full")):
             return data
-        if data.get("lora") is not None:
+        if data.get("full"):
+            beside = [key for key in ("lora", "adapter", "quantize") if data.get(key) is not None]
+            if beside:
+                raise ValueError(f"full trains all weights as they are: leave out {beside[0]}, or full")
+        elif data.get("lora") is not None:
             raise ValueError("adapter brings its own LoRA settings: leave out lora, or adapter")
         return {**data, "lora": None}
 
@@ -91,12 +96,13 @@ class Policy:
         tokenizer: PreTrainedTokenizerBase,
         *,
         lora: LoraSettings | None = None,
+        full: bool = False,
         seed: int = 0,
         name: str = "in-memory",
     ) -> Policy:
         """A policy from a loaded model (changed in place) and tokenizer.
 
-        A plain model gets fresh adapters by `lora`, or is frozen when `lora` is None. The active adapter of a
+        A plain model gets fresh adapters by `lora`, or learns whole when `full`, or is frozen. The active adapter of a
         PeftModel is made trainable, also when it was loaded for inference; `lora` must be None then. UserError when
         gradient checkpointing is on: it disables the KV cache and sends gradient through every frozen layer.
         """
@@ -107,7 +113,7 @@ class Policy:
                 f"models of type {model.config.model_type} keep a running state in place of keys and values of every "
                 "token, and cannot be trained here"
             )
-        policy_model: Any = _with_adapter(model, lora, seed)
+        policy_model: Any = _with_adapter(model, lora, full, seed)
         policy_model.eval()
         products.adopt(policy_model)
         quantized.even(policy_model)
@@ -158,7 +164,11 @@ def load_policy(config: ModelConfig, *, seed: int = 0) -> Policy:
     does not fit.
     """
     model, tokenizer = load_adapted(config, resolve_device(config.device))
-    return Policy.from_objects(model, tokenizer, lora=config.lora, seed=derive(seed, "adapter"), name=config.name)
+    if config.full and model.dtype is torch.float16:
+        raise UserError("model.full in float16 would lose small gradients: set model.dtype bfloat16 or float32")
+    return Policy.from_objects(
+        model, tokenizer, lora=config.lora, full=config.full, seed=derive(seed, "adapter"), name=config.name
+    )
 
 
 def load_adapted(
@@ -247,11 +257,11 @@ def _load_in_supported_dtype(
 
 
 def _with_adapter(
-    model: PreTrainedModel | PeftModel, lora: LoraSettings | None, seed: int
+    model: PreTrainedModel | PeftModel, lora: LoraSettings | None, full: bool, seed: int
 ) -> PreTrainedModel | PeftModel:
     if hasattr(model, "peft_config"):
         return _with_own_adapter(model, lora)
-    return model.requires_grad_(False) if lora is None else attach_lora(model, lora, seed)
+    return model.requires_grad_(full) if lora is None else attach_lora(model, lora, seed)
 
 
 def _with_own_adapter(model: Any, lora: LoraSettings | None) -> PeftModel:

@@ -36,7 +36,8 @@ class Workload:
     `prompt_tokens` and `completion_tokens` are the longest expected. `planned_tokens` is how many tokens of a row
     get a log-probability, None for all; `update_prompts` how many different prompts a micro-batch holds. Of
     `kept_rows` completions the frozen layers' output is kept from sampling (0: none), of `kept_prompts` prompts.
-    `recompute`, `offload` and `eight_bit` are gradient checkpointing, activation offload and 8-bit AdamW.
+    `recompute`, `offload` and `eight_bit` are gradient checkpointing, activation offload and 8-bit AdamW; `references`
+    how many copies of all weights are kept for reference policies, where all learn.
     """
 
     rollout_rows: int
@@ -50,6 +51,7 @@ class Workload:
     recompute: bool = False
     offload: bool = False
     eight_bit: bool = False
+    references: int = 0
 
     @property
     def nodes(self) -> int:
@@ -79,7 +81,7 @@ def skeleton(config: ModelConfig) -> PreTrainedModel | PeftModel:
     from_config: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
         model = from_config(base, dtype=dtype, trust_remote_code=config.trust_remote_code)
-    model.requires_grad_(False)
+    model.requires_grad_(config.full)
     if config.adapter is not None:
         return attach_saved(model, config.adapter)
     return model if config.lora is None else attach_lora(model, config.lora, seed=0)
@@ -93,8 +95,8 @@ def estimate(model: nn.Module, work: Workload, quantize: Bits | None = None) -> 
     """
     always = [_weights(model, quantize), _adapter(model, work), _trunk(model, work)]
     sampling = [_cache(model, work), _sampling_logits(model, work), _dora_cache(model)]
-    update = [_activations(model, work), _passing(model, work), _whole_maps(model, quantize)]
-    peak = _sum(always) + max(_sum(sampling), _sum(update))
+    update = [_activations(model, work), _passing(model, work), _whole_maps(model, quantize), _gradient(model)]
+    peak = _sum(always) + max(_sum(sampling), _sum(update), _step(model))
     return [*always, *sampling, *update, Part("peak", peak, "what stays + max(sampling, update)")]
 
 
@@ -117,10 +119,38 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _adapter(model: nn.Module, work: Workload) -> Part:
-    learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    if whole := _whole(model):
+        return _all_weights(whole, work)
+    learning = sum(_bytes(p) for p in model.parameters() if p.requires_grad)
     if work.eight_bit:
         return Part("adapter, gradient, 8-bit AdamW state", learning * 5 // 2, "(2 x float32 + 2 bytes) x parameters")
     return Part("adapter, gradient, AdamW state", 4 * learning, "4 x float32 x adapter parameters")
+
+
+def _whole(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of a model without adapter that learn."""
+    return [] if adapter_matrices(model) else [p for p in model.parameters() if p.requires_grad]
+
+
+def _all_weights(parameters: list[nn.Parameter], work: Workload) -> Part:
+    numbers = sum(p.numel() for p in parameters)
+    moments = 2 * numbers if work.eight_bit else 2 * FLOAT32 * numbers
+    size = (1 + work.references) * sum(map(_bytes, parameters)) + _copies(parameters) + moments
+    return Part("weights that learn, AdamW state, reference", size, "(1 + references) x own + moments + float32 copies")
+
+
+def _copies(parameters: list[nn.Parameter]) -> int:
+    """The float32 copies that AdamW moves for weights in half precision; their gradients are as large."""
+    return sum(FLOAT32 * p.numel() for p in parameters if p.element_size() < FLOAT32)
+
+
+def _gradient(model: nn.Module) -> Part:
+    return Part("gradient of all weights (update)", sum(map(_bytes, _whole(model))), "parameters x bytes each")
+
+
+def _step(model: nn.Module) -> int:
+    """When AdamW steps there are gradients in two precisions, and no activations any more."""
+    return sum(map(_bytes, _whole(model))) + _copies(_whole(model))
 
 
 def _trunk(model: nn.Module, work: Workload) -> Part:
@@ -168,6 +198,8 @@ def _layer(model: nn.Module, work: Workload) -> int:
     node = FLOAT32 * (2 * shape.hidden + shape.heads + width + inner + dora) + size * (
         2 * shape.query_width + 3 * shape.intermediate
     )
+    if _whole(model):  # inputs and outputs of norms, and the input of every map
+        node += size * (4 * shape.hidden + shape.intermediate)
     seen = work.update_prompts * work.prompt_tokens + work.update_rows * (work.prompt_tokens + work.completion_tokens)
     return int(work.nodes * node + seen * 2 * shape.kv_width * size)
 
@@ -199,8 +231,9 @@ def _passing(model: nn.Module, work: Workload) -> Part:
     """The larger of what the vocabulary head needs at once and the gradients inside one layer, with its activations
     where these are not kept."""
     shape = _shape(model)
-    # Logits and probabilities in float32, and in half precision a copy of these for the product with the weights.
-    copies = 4 if _itemsize(model) == FLOAT32 else 5
+    # Logits and probabilities in float32, and in half precision a copy of these for the product with the weights; for a
+    # head that learns both again, and their gradients.
+    copies = 8 if _whole(model) else 4 if _itemsize(model) == FLOAT32 else 5
     head = copies * min(CHUNK_BYTES, FLOAT32 * work.planned * shape.vocabulary) // 2
     inside = work.nodes * (3 * shape.intermediate + 2 * shape.hidden) * _itemsize(model)
     if work.recompute or work.offload:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from tessera.core.errors import UserError
 from tessera.policy import quantized
 from tessera.policy.embedded import quiet
-from tessera.policy.load import ModelConfig, load_adapted
+from tessera.policy.folders import whole_folder
+from tessera.policy.load import ModelConfig, Policy, load_adapted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,6 +36,12 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def save_trained(policy: Policy, folder: Path) -> None:
+    """Write all weights of a policy without an adapter, and its tokenizer. Replaces `folder` whole."""
+    with whole_folder(folder, replace=True) as aside:
+        save_model(cast("PreTrainedModel", policy.model), policy.tokenizer, aside)
 
 
 def _merged(model: Any, config: ModelConfig) -> PreTrainedModel:

@@ -23,7 +23,7 @@ from tessera.reports.lock import FolderLock
 
 ROWS = ("metrics.jsonl", "completions.jsonl", "diagnostics.jsonl", "groups.jsonl", "harvest.jsonl")
 TRACKED = ("trackers.json", "tensorboard", "wandb")
-CONTENTS = ("recipe.yaml", *ROWS, "checkpoints", "adapter", "summary.json", "report.html", *TRACKED)
+CONTENTS = ("recipe.yaml", *ROWS, "checkpoints", "adapter", "model", "summary.json", "report.html", *TRACKED)
 
 
 class RunFolder:
@@ -99,6 +99,11 @@ class RunFolder:
     def adapter(self) -> Path:
         """Folder of the final adapter; not there before the end."""
         return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the final model of a run without adapter; not there before the end."""
+        return self.path / "model"
 
     def recipe_text(self) -> str:
         """The resolved recipe as it was written."""

@@ -18,10 +18,12 @@ class Optimizer:
 
     def __init__(self, parameters: list[nn.Parameter], settings: OptimizerSettings, steps: int) -> None:
         self.parameters = parameters
+        # What AdamW moves: in half precision a step of the usual size is rounded away, so float32 copies take it.
+        self.masters = [_wide(p) for p in parameters]
         self.settings = settings
         self.steps = steps
         self.adamw = _class(settings.kind, parameters)(
-            parameters,
+            self.masters,
             lr=settings.lr,
             betas=settings.betas,
             eps=settings.eps,
@@ -41,30 +43,59 @@ class Optimizer:
         A loss or gradient that is not finite raises RunStopped, and no parameter has moved.
         """
         limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
+        self._widen_gradients()
+        norm = float(nn.utils.clip_grad_norm_(self.masters, limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.adamw.zero_grad()
+            self._clear()
             raise RunStopped(
                 f"loss {loss} with gradient norm {norm}: nothing was updated; lower the learning rate, or look at the "
                 "rewards and log-probs of the last steps in metrics.jsonl and completions.jsonl"
             )
         self.adamw.step()
-        self.adamw.zero_grad()
+        self._clear()
+        with torch.no_grad():
+            for own, master in self._narrow():
+                own.copy_(master)
         return norm
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         state: dict[str, Any] = self.adamw.state_dict()
-        return state
+        masters = [master.detach() for _, master in self._narrow()]
+        return {**state, "masters": masters} if masters else state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        self.adamw.load_state_dict(state)
+        self.adamw.load_state_dict({key: value for key, value in state.items() if key != "masters"})
+        with torch.no_grad():
+            for (_, master), saved in zip(self._narrow(), state.get("masters", ()), strict=True):
+                master.copy_(saved)
 
     def carry(self, state: dict[str, Any]) -> None:
         """Begin with the moments of an earlier stage's `state`; rates, decay and the like are this one's own."""
         own = self.adamw.state_dict()
         self.adamw.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})
+
+    def _narrow(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Parameters in half precision, each with its float32 copy."""
+        both = zip(self.parameters, self.masters, strict=True)
+        return [(own, master) for own, master in both if own is not master]
+
+    def _widen_gradients(self) -> None:
+        for own, master in self._narrow():
+            master.grad = None if own.grad is None else own.grad.to(master.dtype)
+            own.grad = None
+
+    def _clear(self) -> None:
+        self.adamw.zero_grad()
+        for own, _ in self._narrow():
+            own.grad = None
+
+
+def _wide(parameter: nn.Parameter) -> nn.Parameter:
+    if parameter.dtype not in (torch.bfloat16, torch.float16):
+        return parameter
+    return nn.Parameter(parameter.detach().float())
 
 
 def _class(kind: str, parameters: Sequence[nn.Parameter]) -> Any:

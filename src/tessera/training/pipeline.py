@@ -14,6 +14,7 @@ from tessera.algorithms.base import Algorithm
 from tessera.core.errors import RunStopped, TesseraError, UserError
 from tessera.evaluation.estimators import paired_difference_interval
 from tessera.policy.adapters import adapter_state, save_adapter, set_adapter_state
+from tessera.policy.merging import save_trained
 from tessera.policy.reference import KINDS, Reference
 from tessera.reports.summary import summarise
 from tessera.training import checkpoint
@@ -94,8 +95,17 @@ class Pipeline:
         while state.stage < len(self.stages):
             self._stage(found if found and found.state["stage"] == state.stage else None)
             found = None
-        with checkpoint.stops_run(self.run.folder.adapter):
-            save_adapter(cast("PeftModel", self.run.policy.model), self.run.folder.adapter)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write what was trained: the adapter, or the whole model where there is none."""
+        policy, folder = self.run.policy, self.run.folder
+        whole = not hasattr(policy.model, "peft_config")
+        with checkpoint.stops_run(folder.model if whole else folder.adapter):
+            if whole:
+                save_trained(policy, folder.model)
+            else:
+                save_adapter(cast("PeftModel", policy.model), folder.adapter)
 
     def _stage(self, found: Checkpoint | None) -> None:
         settings, state = self.stages[index := self.run.state.stage], self.run.state
