@@ -106,7 +106,7 @@ def _of_stage(prepared: Prepared, stage: SFTStage | RLStage, learnt: Sequence[Ex
     )
 
 
-def _compares(prepared: Prepared, stage: TrainingStage) -> bool:
+def _compares(prepared: Prepared, stage: SFTStage | RLStage) -> bool:
     """Whether a stage keeps a reference policy."""
     algorithm = prepared.algorithms[prepared.stages.index(stage)]
     return algorithm is not None and "ref_logp" in algorithm.needs
