@@ -15,6 +15,7 @@ import yaml
 
 import tessera as package
 from command import COUNTING, Outcome, files, rl_stage, spawn, tessera, write_recipe
+from processes import environment
 from tessera.cli import WarningLines
 from tessera.recipe import shipped_recipes, shipped_sweeps
 from tessera.tasks.registry import TASKS
@@ -244,3 +245,11 @@ def test_warnings_go_where_stderr_is_now(capsys: pytest.CaptureFixture[str]) -> 
     handler = WarningLines()
     handler.emit(logging.LogRecord("tessera", logging.WARNING, "", 0, "%d %% cut", (90,), None))
     assert capsys.readouterr().err == "warning: 90 % cut\n"
+
+
+def test_several_processes_train_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(1, 2, 29500).items():
+        monkeypatch.setenv(name, value)
+    outcome = tessera("recipes")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "process 1 of 2: error: recipes runs in one process: start it without a launcher\n"

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from command import COUNTING, rl_stage
+from processes import together
+from runs import rl, run
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
 from tessera.launch import prepare, start
@@ -144,3 +146,34 @@ def test_the_fingerprint_covers_every_split() -> None:
     more = [{"prompt": "new", "answer": 1}]
     assert len({fingerprint(), fingerprint(train=more), fingerprint(test=more), fingerprint(validation=more)}) == 4
     assert isinstance(in_memory().train[0], Problem)
+
+
+def test_processes_that_would_run_different_things_are_refused(tmp_path: Path) -> None:
+    def unlike(rank: int) -> str:
+        with pytest.raises(UserError) as refused:
+            run(tmp_path / "run", rl(steps=1 + rank))
+        return str(refused.value)
+
+    def one_device(rank: int) -> str:
+        with pytest.raises(UserError) as refused:
+            run(tmp_path / "run", model={"name": "tiny", "device": "cuda:0"})
+        return str(refused.value)
+
+    assert (
+        together(unlike)
+        == ["process 1 read another recipe or other data than process 0: give all of them the same"] * 2
+    )
+    assert together(one_device) == ["model.device cuda:0 is one device for 2 processes: write cuda"] * 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_taken_is_refused_in_all_processes(tmp_path: Path) -> None:
+    def train(rank: int) -> str:
+        run(tmp_path / "run", rl(steps=1))
+        with pytest.raises(UserError) as refused:
+            run(tmp_path / "run", rl(steps=1))
+        return str(refused.value)
+
+    first, second = together(train)
+    assert first == second
+    assert "already holds a run" in first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from tessera import cli_models, cli_reports
 from tessera.core.errors import RunStopped, TesseraError, UserError, unknown
+from tessera.core.launcher import place
 
 if TYPE_CHECKING:
     from tessera.launch import Prepared
@@ -38,8 +40,9 @@ class WarningLines(logging.Handler):
     """Log records as lines on stderr, above the bar where there is one (which takes stderr's place)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print `record`."""
-        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        """Print `record`; of several processes the first speaks for all."""
+        if place().rank == 0 or record.levelno > logging.WARNING:
+            print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override keys of the recipe.")]
@@ -57,6 +60,8 @@ def tessera(
         _say(__version__)
     elif context.invoked_subcommand is None:
         _say(context.get_help())
+    elif context.invoked_subcommand != "train" and place().size > 1:
+        raise UserError(f"{context.invoked_subcommand} runs in one process: start it without a launcher")
 
 
 @app.command()
@@ -75,13 +80,17 @@ def train(
         raise UserError("--resume goes on with a run, --force deletes it: give one of them")
     prepared = _prepared(recipe, overrides or [], resume)
     folder = Path(prepared.recipe.run.dir)
+    first = place().rank == 0
     try:
-        with ConsoleObserver(console) as observer:
-            summary = start(prepared, resume=resume is not None, observers=[observer], force=force)
+        with ConsoleObserver(console) if first else nullcontext() as observer:
+            observers = [observer] if observer else []
+            summary = start(prepared, resume=resume is not None, observers=observers, force=force)
     except Interrupted:
-        _complain(f"stopped and saved; go on with: tessera train --resume {folder}")
+        if first:
+            _complain(f"stopped and saved; go on with: tessera train --resume {folder}")
         raise typer.Exit(INTERRUPTED) from None
-    _print_summary(summary, folder)
+    if first:
+        _print_summary(summary, folder)
 
 
 @app.command()
@@ -395,7 +404,8 @@ def _show(shown: RenderableType) -> None:
 
 
 def _complain(text: str) -> None:
-    print(text, file=sys.stderr)
+    rank, size, _ = place()
+    print(f"process {rank} of {size}: {text}" if size > 1 else text, file=sys.stderr)
 
 
 if __name__ == "__main__":

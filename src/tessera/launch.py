@@ -17,6 +17,7 @@ from tessera.core.types import Problem
 from tessera.policy.load import Policy, load_policy
 from tessera.policy.quantized import is_quantized
 from tessera.recipe import Recipe
+from tessera.reports.follower import Follower
 from tessera.reports.run import RunFolder
 from tessera.rollout.collect import Collector
 from tessera.rollout.engine import Engine
@@ -29,8 +30,11 @@ from tessera.tracking.settings import check_installed
 from tessera.training.context import Observer, RunContext
 from tessera.training.curriculum import make_sampler
 from tessera.training.examples import Example, examples, rows
+from tessera.training.interrupt import Interrupt
 from tessera.training.pipeline import Pipeline
+from tessera.training.ranks import Ranks, processes
 from tessera.training.settings import EvalStage, RLStage, SFTStage, Stage
+from tessera.training.shared import SharedCollector
 from tessera.training.stages import harvests, settle
 
 IN_MEMORY = "in_memory"  # the name of a task that tessera.train makes of rows
@@ -103,42 +107,47 @@ def start(
 ) -> dict[str, Any]:
     """Train as `prepared` says and return the summary.
 
-    With `resume`, go on in the folder that is there; with `force`, delete the run that is in it.
+    With `resume`, go on in the folder that is there; with `force`, delete the run that is in it. Processes that were
+    started together share the work (docs/scaling.md), and all return the summary.
     """
     recipe = prepared.recipe
-    opened = (recipe.run.dir, recipe.text(), prepared.fingerprint)
-    # What is wrong with the folder is said before a model is loaded, and is looked at again when it is opened.
-    if resume:
-        RunFolder.resume(*opened).close()
-    elif not force:
-        _refuse_taken(Path(recipe.run.dir))
-    policy = policy or load_policy(recipe.model, seed=recipe.seed)
-    if not policy.trainable_parameters():
-        raise UserError(
-            "model.lora is null: training needs an adapter, such as model.lora: {rank: 16}, or model.full: true"
-        )
-    opening = nullcontext(engine) if engine else open_engine(recipe.engine, policy, recipe.model, recipe.run.max_rows)
-    with opening as own, open_tools(policy, recipe.environment, _folder(recipe)) as tools:
-        _check_apart(prepared, own)
-        given = (own, policy, prepared.task.task, recipe.chat_template_kwargs, tools)
-        collector = Collector(*given, graders=recipe.run.graders)
-        _check_lengths(prepared, collector)
-        folder = RunFolder.resume(*opened) if resume else RunFolder.create(*opened, force=force)
-        return _train(prepared, policy, collector, folder, observers, resume)
+    with processes() as ranks:
+        _check_alike(prepared, ranks)
+        # What is wrong with the folder is said before a model is loaded, and is looked at again when it is opened.
+        ranks.lead(lambda: _check_folder(prepared, resume, force))
+        policy = policy or load_policy(recipe.model, seed=recipe.seed)
+        if not policy.trainable_parameters():
+            raise UserError(
+                "model.lora is null: training needs an adapter, such as model.lora: {rank: 16}, or model.full: true"
+            )
+        own = nullcontext(engine) if engine else open_engine(recipe.engine, policy, recipe.model, recipe.run.max_rows)
+        with own as opened, open_tools(policy, recipe.environment, _folder(recipe)) as tools:
+            _check_apart(prepared, opened)
+            interrupt = Interrupt(ranks)
+            given = opened, policy, prepared.task.task, recipe.chat_template_kwargs, tools
+            graders = recipe.run.graders
+            collector = (
+                Collector(*given, graders=graders)
+                if ranks.size == 1
+                else SharedCollector(*given, graders=graders, interrupt=interrupt)
+            )
+            _check_lengths(prepared, collector)
+            folder = _opened(prepared, ranks, resume, force)
+            return _train(prepared, collector, folder, observers if ranks.first else (), interrupt, resume)
 
 
 def _train(
     prepared: Prepared,
-    policy: Policy,
     collector: Collector,
     folder: RunFolder,
     observers: Sequence[Observer],
+    interrupt: Interrupt,
     resume: bool,
 ) -> dict[str, Any]:
-    recipe = prepared.recipe
+    recipe, size = prepared.recipe, interrupt.ranks.size
     with folder, tracking(recipe.tracking, folder, recipe.model_dump(mode="json"), recipe.text()) as trackers:
         run = RunContext(
-            policy=policy,
+            policy=collector.policy,
             engine=collector.engine,
             collector=collector,
             task=prepared.task,
@@ -149,11 +158,12 @@ def _train(
             stage_names=[stage.name for stage in prepared.stages],
             seed=recipe.seed,
             observers=(*observers, trackers),
+            interrupt=interrupt,
             max_new_tokens=recipe.max_new_tokens,
             harvests=harvests(prepared.stages),
         )
-        run.message(f"run folder {folder.path}")
-        if (precision := _precision(policy)) is not None:
+        run.message(f"run folder {folder.path}" + (f", {size} processes" if size > 1 else ""))
+        if (precision := _precision(collector.policy)) is not None:
             run.message(precision)
         for line in trackers.lines:
             run.message(f"tracker {line.tracker.kind}: {line.tracker.place}")
@@ -177,6 +187,44 @@ def _precision(policy: Policy) -> str | None:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _check_alike(prepared: Prepared, ranks: Ranks) -> None:
+    """Refuse processes that would not run the same thing, or would be in each other's way."""
+    if ranks.size == 1:
+        return
+    recipe, told = prepared.recipe, ranks.gather(prepared.fingerprint)
+    other = next((rank for rank, own in enumerate(told) if own != told[0]), None)
+    if other is not None:
+        raise UserError(f"process {other} read another recipe or other data than process 0: give all of them the same")
+    if ":" in recipe.model.device:
+        raise UserError(f"model.device {recipe.model.device} is one device for {ranks.size} processes: write cuda")
+    if recipe.engine.kind == "vllm":
+        raise UserError(f"engine.kind vllm runs in one process, and there are {ranks.size}: use vllm_server")
+    if recipe.engine.kind == "vllm_server" and recipe.engine.sleep is not None:
+        raise UserError("engine.sleep would put a server to sleep that other processes of the run are using")
+    for stage in prepared.stages:
+        if isinstance(stage, RLStage) and stage.rollouts.ahead:
+            raise UserError(f"stage {stage.name}: rollouts.ahead works in one process, and there are {ranks.size}")
+
+
+def _check_folder(prepared: Prepared, resume: bool, force: bool) -> None:
+    if resume:
+        RunFolder.resume(*_opening(prepared)).close()
+    elif not force:
+        _refuse_taken(Path(prepared.recipe.run.dir))
+
+
+def _opened(prepared: Prepared, ranks: Ranks, resume: bool, force: bool) -> RunFolder:
+    """The run's folder, which the first process writes."""
+    if not ranks.first:
+        return Follower(prepared.recipe.run.dir)
+    opening = _opening(prepared)
+    return RunFolder.resume(*opening) if resume else RunFolder.create(*opening, force=force)
+
+
+def _opening(prepared: Prepared) -> tuple[str, str, str]:
+    return prepared.recipe.run.dir, prepared.recipe.text(), prepared.fingerprint
 
 
 def _folder(recipe: Recipe) -> Path | None:

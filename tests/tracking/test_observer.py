@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import runs
+from processes import environment
 from runs import TEST, TRAIN, VALIDATION, rl, rows_of, sft
 from tessera.core.errors import UserError
 from tessera.reports.run import RunFolder
@@ -267,8 +268,9 @@ def test_how_a_run_ended_is_told(folder: RunFolder, monkeypatch: pytest.MonkeyPa
 
 def test_only_the_first_process_writes(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observer, "open_tracker", lambda *of: Broken(at=()))
-    for rank, lines in (("1", 0), ("0", 1)):
-        monkeypatch.setenv("RANK", rank)
+    for rank, lines in ((1, 0), (0, 1)):
+        for name, value in environment(rank, 2, 29500).items():
+            monkeypatch.setenv(name, value)
         with tracking([TensorBoardSettings()], folder, RECIPE, "") as opened:
             assert len(opened.lines) == lines
         assert folder.trackers() == ({"broken": "1"} if lines else {})

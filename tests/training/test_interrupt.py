@@ -8,7 +8,10 @@ import threading
 
 import pytest
 
+from processes import together
+from tessera.core.errors import UserError
 from tessera.training.interrupt import Interrupt, Interrupted
+from tessera.training.ranks import processes
 
 
 def send(number: int = signal.SIGINT) -> None:
@@ -113,3 +116,60 @@ def test_outside_the_main_thread_nothing_is_handled() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_work_in_parts_is_dropped_at_the_next_part() -> None:
+    interrupt = Interrupt()
+    begun = []
+    with interrupt.handling(), pytest.raises(Interrupted):
+        for part in interrupt.between([1, 2, 3]):
+            begun.append(part)
+            if part == 2:
+                send()
+    assert begun == [1, 2]
+    assert list(Interrupt().between("ab")) == ["a", "b"]
+
+
+def test_shared_work_alone_is_work() -> None:
+    interrupt = Interrupt()
+    assert interrupt.share(lambda: "done") == ["done"]
+    with pytest.raises(UserError, match="no such thing"):
+        interrupt.share(refused)
+    with interrupt.handling(), pytest.raises(Interrupted):
+        interrupt.share(send)
+
+
+def refused() -> None:
+    raise UserError("no such thing")
+
+
+def asked_in_one(rank: int) -> dict[str, str]:
+    """What every process makes of a request to the second, in the middle of work or outside of it."""
+    seen = {}
+    with processes() as ranks:
+        for place in ("work", "parts", "before", "error"):
+            interrupt = Interrupt(ranks)
+            with interrupt.handling():
+                try:
+                    seen[place] = f"went on: {reach(place, interrupt, rank == 1)}"
+                except (Interrupted, UserError) as stopped:
+                    seen[place] = type(stopped).__name__
+    return seen
+
+
+def reach(place: str, interrupt: Interrupt, asked: bool) -> object:
+    if place == "work":
+        return interrupt.share(lambda: send() if asked else None)
+    if place == "error":
+        return interrupt.share(lambda: refused() if asked else None)
+    if place == "parts":  # of which the processes have different numbers
+        return [send() if asked else None for _ in interrupt.between(range(3 if asked else 1))]
+    if asked:
+        send()
+    with interrupt.immediate():
+        return "the work began"
+
+
+def test_a_request_to_one_process_stops_all_at_the_same_place() -> None:
+    stopped = {"work": "Interrupted", "parts": "Interrupted", "before": "Interrupted", "error": "UserError"}
+    assert together(asked_in_one) == [stopped, stopped]

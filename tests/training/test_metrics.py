@@ -148,8 +148,8 @@ def test_without_a_reference_there_is_no_kl() -> None:
 
 def test_time_of_a_step() -> None:
     updates = [Update(seconds={"scoring": 1.0, "backward": 2.0}), Update(seconds={"scoring": 0.5, "backward": 0.25})]
-    row = metrics.of_time({"rollout": 4.0, "reward": 0.1, "sync": 0.2}, updates, GROUPS, [], 9.0)
-    assert row.pop("memory/peak_bytes") > 2**20
+    row = metrics.of_time({"rollout": 4.0, "reward": 0.1, "sync": 0.2}, updates, GROUPS, [], 9.0, 2**21)
+    assert row.pop("memory/peak_bytes") == 2**21
     assert row == {
         "time/rollout": 4.0,
         "time/reward": 0.1,
@@ -159,7 +159,7 @@ def test_time_of_a_step() -> None:
         "time/step": 9.0,
         "speed/rollout": 7.0,  # 28 tokens in 4 s
     }
-    assert metrics.of_time({"rollout": 0.0}, [], GROUPS, [], 1.0)["speed/rollout"] is None
+    assert metrics.of_time({"rollout": 0.0}, [], GROUPS, [], 1.0, 1)["speed/rollout"] is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device counts its own memory")

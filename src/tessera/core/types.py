@@ -88,6 +88,7 @@ class Rollout:
     part in training. `reward` is what training sees; `unshaped` is what the task gave, where a penalty was added to it.
     `correct` is whether the answer is right, None where the reward failed or nobody asked. `trunk` is the completion's.
     `turns` are the results of tools among the tokens; what a tool wrote is no part of `text`.
+    `rank` is that of the process that sampled it, which scores it too.
     """
 
     prompt_ids: tuple[int, ...]
@@ -103,6 +104,7 @@ class Rollout:
     correct: bool | None = None
     trunk: Any = field(default=None, compare=False, repr=False)
     turns: tuple[Turn, ...] = ()
+    rank: int = field(default=0, compare=False, repr=False)
 
     @property
     def written(self) -> int:

@@ -78,15 +78,7 @@ class Collector:
         the start names its own, (seed, stream, i)."""
         streams = [g if start.stream is None else start.stream for g, start in enumerate(starts)]
         seeds = [derive(seed, stream, i) for stream in streams for i in range(size)]
-        rows = [start for start in starts for _ in range(size)]
-        began = time.perf_counter()
-        sample = self._sample if self.tooled is None else self._play
-        with Grading(lambda i, rollout: self._graded(rows[i].problem, rollout), self.graders) as grading:
-            sample(rows, seeds, sampling, grading)
-            sampled = time.perf_counter()
-            rollouts = grading.results(len(rows))
-        self._seconds["rollout"] += sampled - began
-        self._seconds["reward"] += time.perf_counter() - sampled
+        rollouts = self._rollouts([start for start in starts for _ in range(size)], seeds, sampling)
         return [
             Group(
                 start.problem,
@@ -102,6 +94,18 @@ class Collector:
         taken = dict(self._seconds)
         self._seconds.update(dict.fromkeys(taken, 0.0))
         return taken
+
+    def _rollouts(self, starts: Sequence[Start], seeds: Sequence[int], sampling: Sampling) -> list[Rollout]:
+        """A graded rollout from each start, by its own seed."""
+        began = time.perf_counter()
+        sample = self._sample if self.tooled is None else self._play
+        with Grading(lambda i, rollout: self._graded(starts[i].problem, rollout), self.graders) as grading:
+            sample(starts, seeds, sampling, grading)
+            sampled = time.perf_counter()
+            rollouts = grading.results(len(starts))
+        self._seconds["rollout"] += sampled - began
+        self._seconds["reward"] += time.perf_counter() - sampled
+        return rollouts
 
     def _sample(self, starts: Sequence[Start], seeds: Sequence[int], sampling: Sampling, grading: Grading) -> None:
         prompts = [self.prompt_ids(start.problem) + start.prefix_ids for start in starts]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tessera.core.errors import UserError
+from tessera.core.launcher import place
 from tessera.reports.run import RunFolder
 from tessera.rollout.boundary import attempt
 from tessera.tracking.clients import Run, Status, Tracker, open_tracker
@@ -95,7 +95,7 @@ def tracking(
     opened = Trackers([])
     status: Status = "failed"
     try:
-        for settings in trackers if _is_first() else ():
+        for settings in trackers if place().rank == 0 else ():
             opened.lines.append(_Line(_begin(settings, run, known.get(settings.kind))))
             folder.note_trackers({**known, **{line.tracker.kind: line.tracker.id for line in opened.lines}})
         yield opened
@@ -112,7 +112,3 @@ def _begin(settings: TrackerSettings, run: Run, known: str | None) -> Tracker:
     if tracker is None:
         raise UserError(f"tracking: {settings.kind} cannot begin ({error}); once it can, use --resume {run.folder}")
     return tracker
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"

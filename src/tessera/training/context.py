@@ -25,6 +25,7 @@ from tessera.tasks.base import LoadedTask
 from tessera.tasks.mixture import part_of
 from tessera.training.harvest import traces
 from tessera.training.interrupt import Interrupt
+from tessera.training.ranks import Ranks
 from tessera.training.settings import EvalStage, EvaluationSettings, HarvestSettings, ReportSettings, RunSettings
 from tessera.training.state import RunState
 
@@ -80,12 +81,18 @@ class RunContext:
         """`seed_of` as it is at another step of the stage."""
         return derive(self.seed, self.state.stage, step, *names)
 
+    @property
+    def ranks(self) -> Ranks:
+        """The processes of the run."""
+        return self.interrupt.ranks
+
     @contextmanager
     def learning(self, *names: str | int) -> Iterator[None]:
         """LoRA dropout, where there is any, is on within the context and draws from the place's own stream."""
         dropouts = self._dropouts()
         with torch.random.fork_rng():
-            torch.manual_seed(self.seed_of("dropout", *names))
+            own = (self.ranks.rank,) if self.ranks.rank else ()  # processes drop out other numbers of their rows
+            torch.manual_seed(self.seed_of("dropout", *names, *own))
             for module in dropouts:
                 module.train()
             try:
@@ -194,7 +201,10 @@ class RunContext:
     def validate(self) -> Evaluation | None:
         """Greedy accuracy on the validation problems, logged; None when there are none."""
         problems = _first(self.task.validation, self.evaluation.validation_size)
-        return self._evaluate(problems, "validation", None) if problems else None
+        if not problems:
+            return None
+        with self.interrupt.immediate():
+            return self._evaluate(problems, "validation", None)
 
     def test(self, label: str) -> Evaluation | None:
         """Greedy accuracy on the test problems, logged under `label` and kept; None when there are none."""

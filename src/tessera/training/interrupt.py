@@ -1,13 +1,18 @@
-"""Stopping on request: Ctrl-C or SIGTERM ends a run where nothing is half done."""
+"""Stopping on request: Ctrl-C or SIGTERM ends a run where nothing is half done, and all its processes there."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+from tessera.core.errors import TesseraError
+from tessera.training.ranks import Ranks
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,28 +27,76 @@ class Interrupted(KeyboardInterrupt):
 class Interrupt:
     """Remembers a request to stop. While `immediate`, the request is obeyed at once; else at the next `check`.
 
-    A second request stops the program as if there were no handler.
+    A second request stops the program as if there were no handler. Of several processes any may be asked; `check`,
+    `immediate` and `share` are called by all of them, and all stop at the same one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
         self.requested = False
         self._immediate = False
 
     def check(self) -> None:
         """Raise Interrupted when a stop was requested."""
-        if self.requested:
+        if self.ranks.any(self.requested):
             raise Interrupted
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """For work that changes no state, such as sampling: stop in the middle of it, or at its end at the latest."""
+        """For work that changes no state, such as sampling: stop in the middle of it, or at its end at the latest.
+
+        Where several processes have to meet in the middle, only what they `share` is stopped at once.
+        """
         self.check()
-        self._immediate = True
+        self._immediate = self.ranks.size == 1
         try:
             yield
         finally:
             self._immediate = False
         self.check()  # a request can be lost in the middle: a user's code may catch whatever is raised
+
+    def between(self, parts: Iterable[T]) -> Iterator[T]:
+        """The parts of work that may be dropped in its middle; Interrupted after the last one that was begun.
+
+        Processes may have different numbers of parts: they meet at the end.
+        """
+        for part in parts:
+            if self.requested:
+                break
+            yield part
+        self.check()
+
+    def share(self, work: Callable[[], T]) -> list[T]:
+        """What `work` returns in each process, by rank. It changes no state and waits for no other process.
+
+        It is stopped at once in a process that is asked to stop, and all processes stop when one was, or when the
+        work of one raised an error of ours.
+        """
+        done, error = self._at_once(work)
+        told = self.ranks.gather((self.requested, error, done))
+        for _, raised, _ in told:
+            if raised is not None:
+                raise raised
+        if any(requested for requested, _, _ in told):
+            raise Interrupted
+        return [part for _, _, parts in told for part in parts]
+
+    def _at_once(self, work: Callable[[], T]) -> tuple[list[T], TesseraError | None]:
+        """What `work` returned, or the error of ours that it raised; neither where it was stopped."""
+        done: list[T] = []
+        error: TesseraError | None = None
+        try:
+            self._immediate = True
+            try:
+                done.append(work())
+            except TesseraError as raised:
+                error = raised
+            self._immediate = False  # in here, because a request may come at any instruction
+        except Interrupted:
+            pass
+        finally:
+            self._immediate = False
+        return done, error
 
     @contextmanager
     def handling(self) -> Iterator[None]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from tessera.core.importance import summary
 from tessera.core.types import Group
 from tessera.tasks.mixture import part_of
-from tessera.training.context import peak_memory
 from tessera.training.curriculum import difficulty
 from tessera.training.settings import CurriculumSettings
 from tessera.training.step import Update
@@ -125,6 +124,7 @@ def of_time(
     groups: Sequence[Group],
     replayed: Sequence[Group],
     seconds: float,
+    peak_bytes: int,
 ) -> Row:
     """Seconds by what they were spent on, speed, and the peak of memory."""
     sampling = times.get("ahead", times["rollout"])
@@ -133,7 +133,7 @@ def of_time(
         **{f"time/{name}": sum(u.seconds[name] for u in updates) for name in ("scoring", "backward")},
         "time/step": seconds,
         "speed/rollout": generated(groups, replayed) / sampling if sampling else None,
-        "memory/peak_bytes": peak_memory(),
+        "memory/peak_bytes": peak_bytes,
     }
 
 

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tessera.core.errors import RunStopped, UserError
+from tessera.training.ranks import Ranks
 from tessera.training.settings import OptimizerSettings
 
 
 class Optimizer:
-    """AdamW at the learning rate of the stage's step; one update at a time: clip, check, step."""
+    """AdamW at the learning rate of the stage's step; one update at a time: sum over processes, clip, check, step."""
 
-    def __init__(self, parameters: list[nn.Parameter], settings: OptimizerSettings, steps: int) -> None:
+    def __init__(
+        self, parameters: list[nn.Parameter], settings: OptimizerSettings, steps: int, ranks: Ranks | None = None
+    ) -> None:
         self.parameters = parameters
+        self.ranks = ranks or Ranks()
         # What AdamW moves: in half precision a step of the usual size is rounded away, so float32 copies take it.
         self.masters = [_wide(p) for p in parameters]
         self.settings = settings
@@ -40,23 +44,32 @@ class Optimizer:
     def update(self, loss: float) -> float:
         """Apply the gathered gradients and clear them; return their norm before clipping.
 
-        A loss or gradient that is not finite raises RunStopped, and no parameter has moved.
+        Gradients are summed over the processes first, whose shares are parts of one loss; `loss` is the whole one. A
+        loss or gradient that is not finite raises RunStopped, and no parameter has moved.
         """
         limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
         self._widen_gradients()
+        if self.ranks.size > 1:
+            self._sum_gradients()
         norm = float(nn.utils.clip_grad_norm_(self.masters, limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._clear()
+            self.clear()
             raise RunStopped(
                 f"loss {loss} with gradient norm {norm}: nothing was updated; lower the learning rate, or look at the "
                 "rewards and log-probs of the last steps in metrics.jsonl and completions.jsonl"
             )
         self.adamw.step()
-        self._clear()
+        self.clear()
         with torch.no_grad():
             for own, master in self._narrow():
                 own.copy_(master)
         return norm
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self.adamw.zero_grad()
+        for own, _ in self._narrow():
+            own.grad = None
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -86,16 +99,24 @@ class Optimizer:
             master.grad = None if own.grad is None else own.grad.to(master.dtype)
             own.grad = None
 
-    def _clear(self) -> None:
-        self.adamw.zero_grad()
-        for own, _ in self._narrow():
-            own.grad = None
+    def _sum_gradients(self) -> None:
+        """Over the processes; what no process has a gradient of stays without."""
+        told = self.ranks.gather([master.grad is not None for master in self.masters])
+        learnt = [master for master, *have in zip(self.masters, *told, strict=True) if any(have)]
+        self.ranks.sum([_gradient(master) for master in learnt])
 
 
 def _wide(parameter: nn.Parameter) -> nn.Parameter:
     if parameter.dtype not in (torch.bfloat16, torch.float16):
         return parameter
     return nn.Parameter(parameter.detach().float())
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient, or zeros in a process that had nothing to learn from."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _class(kind: str, parameters: Sequence[nn.Parameter]) -> Any:

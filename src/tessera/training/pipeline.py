@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import combinations
@@ -35,15 +36,22 @@ TrainingStage = SFTStage | RLStage
 
 
 class Runner(Protocol):
-    """A stage at work, of at most `steps` steps. `best` and `reference` hold tensors that a checkpoint keeps."""
+    """A stage at work, of at most `steps` steps. `best` and `reference` hold tensors that a checkpoint keeps.
+
+    With `several_updates` a step moves the weights more than once.
+    """
 
     steps: int
     optimizer: Optimizer
     best: dict[str, Tensor] | None
     reference: Reference | None
+    several_updates: bool
 
-    def step(self) -> str | None:
-        """One step; returns why the stage ends now, if it does."""
+    def step(self) -> None:
+        """One step. Interrupted may be raised until it is done."""
+
+    def judge(self) -> str | None:
+        """Look at what the last step came to; returns why the stage ends now, if it does."""
 
     def finish(self) -> None:
         """The stage is over."""
@@ -69,19 +77,20 @@ class Pipeline:
 
     def train(self, resume: bool = False) -> dict[str, Any]:
         """Run to the end and return the summary. Raises Interrupted after saving when a stop was requested."""
-        found = checkpoint.newest(self.run.folder.checkpoints) if resume else None
+        found = self.run.ranks.lead(lambda: checkpoint.newest(self.run.folder.checkpoints)) if resume else None
         with self.run.interrupt.handling():
             try:
                 with _enough_memory():
                     self._run(found)
             except Interrupted:
-                self._summary("interrupted")
+                self.run.ranks.lead(lambda: self._summary("interrupted"))
                 raise
             except TesseraError as error:
                 with suppress(RunStopped):  # on a full disk: why the run stopped matters more than its summary
-                    self._summary(f"stopped: {error}")
+                    if self.run.ranks.first:  # who may be alone by now
+                        self._summary(f"stopped: {error}")
                 raise
-        return self._summary("finished")
+        return self.run.ranks.lead(lambda: self._summary("finished"))
 
     def _run(self, found: Checkpoint | None) -> None:
         if found is not None:
@@ -95,7 +104,7 @@ class Pipeline:
         while state.stage < len(self.stages):
             self._stage(found if found and found.state["stage"] == state.stage else None)
             found = None
-        self._keep()
+        self.run.ranks.lead(self._keep)
 
     def _keep(self) -> None:
         """Write what was trained: the adapter, or the whole model where there is none."""
@@ -125,7 +134,7 @@ class Pipeline:
         else:
             self._begin(runner, settings)
         self.run.message(f"stage {settings.name}: {settings.kind}, up to {runner.steps} steps")
-        while state.stage_step < runner.steps and state.stopped is None:
+        while state.unjudged or (state.stage_step < runner.steps and state.stopped is None):
             self._step(runner)
         if state.stopped:
             self.run.message(f"stage {settings.name} ended after {state.stage_step} steps: {state.stopped}")
@@ -145,23 +154,42 @@ class Pipeline:
 
     def _step(self, runner: Runner) -> None:
         state = self.run.state
-        before, written = state.to_json(), self.run.folder.position()
-        state.step, state.stage_step = state.step + 1, state.stage_step + 1
-        own = runner.state()
+        if not state.unjudged:
+            self._advance(runner)
+        written = self.run.folder.position()
         try:
-            state.stopped = runner.step()
+            state.stopped = runner.judge()
+        except Interrupted:  # the step is made, and is judged when the run goes on
+            self.run.folder.rollback(written)
+            self._save(runner)
+            raise
+        state.unjudged = False
+        self.run.progress(state.stage_step, runner.steps)
+        requested = self.run.ranks.any(self.run.interrupt.requested)
+        if state.stage_step % self.run.run.save_every == 0 or requested:
+            self._save(runner)
+        if requested:
+            raise Interrupted
+
+    def _advance(self, runner: Runner) -> None:
+        """One step. A stop in its middle leaves, and saves, the run as it was before."""
+        state, model = self.run.state, self.run.policy.model
+        before, written, own = state.to_json(), self.run.folder.position(), runner.state()
+        kept = (adapter_state(model), copy.deepcopy(runner.optimizer.state())) if runner.several_updates else None
+        state.step, state.stage_step, state.unjudged = state.step + 1, state.stage_step + 1, True
+        try:
+            runner.step()
         except Interrupted:
-            # Sampling was cut short: nothing has changed since the last step but the counters.
+            # Between sampling and the first update nothing changes but counters.
             self.run.state = RunState.from_json(before)
             self.run.folder.rollback(written)
             runner.restore(own)
+            runner.optimizer.clear()
+            if kept is not None:
+                set_adapter_state(model, kept[0])
+                runner.optimizer.restore(kept[1])
             self._save(runner)
             raise
-        self.run.progress(state.stage_step, runner.steps)
-        requested = self.run.interrupt.requested
-        if state.stage_step % self.run.run.save_every == 0 or requested:
-            self._save(runner)
-        self.run.interrupt.check()
 
     def _runner(self, settings: TrainingStage, algorithm: Algorithm | None) -> Runner:
         if isinstance(settings, SFTStage):
@@ -185,7 +213,7 @@ class Pipeline:
                 if runner.reference.state is not None:
                     tensors["reference"] = runner.reference.state
         saved = Checkpoint({**run.state.to_json(), "runner": own, "reference": reference}, tensors, optimizer)
-        checkpoint.save(run.folder.checkpoints, saved, run.run.keep_checkpoints)
+        run.ranks.lead(lambda: checkpoint.save(run.folder.checkpoints, saved, run.run.keep_checkpoints))
 
     def _restore(self, found: Checkpoint) -> None:
         data = {key: value for key, value in found.state.items() if key not in ("runner", "reference")}

@@ -42,7 +42,10 @@ class Seen(NamedTuple):
 @dataclass
 class Planned:
     """Rollouts with their plan [B,T], and `old`: log-probs at each row's active positions in the first update. Where
-    `seen` is not None, an update leaves there what it saw of each row."""
+    `seen` is not None, an update leaves there what it saw of each row.
+
+    All processes hold all rollouts and the whole plan; the one of `rank` scores those that it sampled.
+    """
 
     rollouts: list[Rollout]
     batch: TokenBatch
@@ -50,6 +53,7 @@ class Planned:
     old: dict[int, Tensor] = field(default_factory=dict)
     scored: int = 0  # positions scored to make the plan
     seen: dict[int, Seen] | None = None
+    rank: int = 0
     _cuts: list[tuple[Tensor, list[MicroBatch]]] = field(default_factory=list)
 
     @cached_property
@@ -62,10 +66,14 @@ class Planned:
         return told_BT
 
     def rows(self, where_BT: Tensor) -> dict[int, Row]:
-        """By index, the rows with a position in `where_BT`, to be scored there."""
+        """By index, this process's rows with a position in `where_BT`, to be scored there."""
         positions = (tuple(t for t, on in enumerate(line) if on) for line in where_BT.tolist())
         both = enumerate(zip(self.rollouts, positions, strict=True))
-        return {i: Row(r.prompt_ids, r.ids, at) for i, (r, at) in both if at}
+        return {i: Row(r.prompt_ids, r.ids, at) for i, (r, at) in both if at and r.rank == self.rank}
+
+    def count(self, where_BT: Tensor) -> int:
+        """How many positions of `where_BT` are in this process's rows."""
+        return int(where_BT[[r.rank == self.rank for r in self.rollouts]].sum())
 
     def release(self) -> None:
         """Let go of what was kept from sampling: the micro-batches made so far have taken what they need."""

@@ -17,7 +17,7 @@ from tessera.policy.reference import Reference
 from tessera.rollout.replay import Outcome, ReplayBuffer
 from tessera.training import metrics
 from tessera.training.ahead import Sampled
-from tessera.training.context import RunContext
+from tessera.training.context import RunContext, peak_memory
 from tessera.training.credit import credit_rows, keeps
 from tessera.training.diagnostics import diagnose
 from tessera.training.optimizer import Optimizer
@@ -38,7 +38,7 @@ class RLRunner:
         self.replay = ReplayBuffer(settings.replay.capacity, run.evaluation.success)
         self.sentinels = Sentinels(settings.sentinels)
         self.rollouts = Rollouts(run, settings, self.sentinels)
-        self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps)
+        self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, settings.steps, run.ranks)
         needs_reference = "ref_logp" in algorithm.needs
         self.reference = Reference(run.policy.model, settings.reference) if needs_reference else None
         self.best: dict[str, Tensor] | None = None
@@ -56,10 +56,12 @@ class RLRunner:
             temperature=float(score_at),
             compute=settings.compute,
             eos_ids=sorted(run.policy.eos_ids),
+            interrupt=run.interrupt,
         )
+        self.several_updates = settings.updates_per_rollout > 1 or bool(self._replays())
 
-    def step(self) -> str | None:
-        """Rollouts, the update, the replays and their updates; returns why the stage ends now, if it does."""
+    def step(self) -> None:
+        """Rollouts, the update, the replays and their updates."""
         began, self._sync_seconds = time.perf_counter(), 0.0
         rate = self.optimizer.at_step(self.run.state.stage_step)
         sampled = self.rollouts.of_step(self._sync)
@@ -87,7 +89,20 @@ class RLRunner:
             "rollout/staleness": staleness,
         }
         self._log(sampled, replays, updates, extra, began)
-        return self._stop()
+
+    def judge(self) -> str | None:
+        """Validation, the best adapter so far, and the plateau rule."""
+        state, every = self.run.state, self.settings.evaluate_every
+        if every and state.stage_step % every == 0:
+            self.rollouts.wait()  # for the engine, which validation needs
+            found = self.run.validate()
+            if found is not None and (state.best is None or found.value > state.best["value"]):
+                state.best = {"value": found.value, "step": state.step}
+                self.best = adapter_state(self.run.policy.model)
+        plateau = self.settings.plateau
+        if plateau and has_plateaued(state.rewards, plateau.window, plateau.patience, plateau.rise):
+            return f"the mean reward has not risen by {plateau.rise} in {plateau.patience} steps"
+        return None
 
     def finish(self) -> None:
         """End the stage with the best adapter by validation, when asked to."""
@@ -123,7 +138,9 @@ class RLRunner:
     def _sync(self) -> None:
         began = time.perf_counter()
         self.run.engine.sync()
-        self.sentinels.engine_current(self.run.engine.fingerprint(), self.run.policy.fingerprint())
+        own = self.run.policy.fingerprint()
+        self.sentinels.engine_current(self.run.engine.fingerprint(), own)
+        self.sentinels.ranks_agree(self.run.ranks.gather(own))
         self._sync_seconds += time.perf_counter() - began
 
     def _update(self, groups: Sequence[Group], *names: str | int, own: bool = False) -> list[Update]:
@@ -140,6 +157,7 @@ class RLRunner:
             self._inner_update(planned, *names, *([n] if n else [])) for n in range(self.settings.updates_per_rollout)
         ]
         if kept:
+            planned.seen = {i: seen for part in self.run.ranks.gather(planned.seen) for i, seen in (part or {}).items()}
             rows = credit_rows(planned, groups, self.run.report, self.run.decode)
             self.run.log_credit({"replay": not own, **row} for row in rows)
         return updates
@@ -185,6 +203,7 @@ class RLRunner:
         more = self.run.collector.take_times() if replays else {}
         times = {name: seconds + more.get(name, 0.0) for name, seconds in sampled.times.items()}
         times["sync"] = self._sync_seconds
+        peak = max(self.run.ranks.gather(peak_memory()))
         row = {
             **metrics.of_rewards(groups, self.run.evaluation.success),
             **metrics.of_parts(groups, self.run.evaluation.success, list(self.run.task.part_weights)),
@@ -195,25 +214,11 @@ class RLRunner:
             "replay/success": sum(outcome == "success" for outcome, _ in replays),
             "replay/failure": sum(outcome == "failure" for outcome, _ in replays),
             **extra,
-            **metrics.of_time(times, updates, groups, replayed, time.perf_counter() - began),
+            **metrics.of_time(times, updates, groups, replayed, time.perf_counter() - began, peak),
         }
         if row["reward/mean"] is not None:
             self.run.state.rewards.append(row["reward/mean"])
         self.run.log("rl", row)
-
-    def _stop(self) -> str | None:
-        """Validation, the best adapter so far, and the plateau rule."""
-        state, every = self.run.state, self.settings.evaluate_every
-        if every and state.stage_step % every == 0:
-            self.rollouts.wait()  # for the engine, which validation needs
-            found = self.run.validate()
-            if found is not None and (state.best is None or found.value > state.best["value"]):
-                state.best = {"value": found.value, "step": state.step}
-                self.best = adapter_state(self.run.policy.model)
-        plateau = self.settings.plateau
-        if plateau and has_plateaued(state.rewards, plateau.window, plateau.patience, plateau.rise):
-            return f"the mean reward has not risen by {plateau.rise} in {plateau.patience} steps"
-        return None
 
 
 def has_plateaued(rewards: Sequence[float], window: int, patience: int, rise: float) -> bool:

@@ -2,6 +2,7 @@
 
 stops   no trainable parameter moved in the first update that carried credit
 stops   the engine samples from other weights than the trainer's
+stops   the processes of the run hold other adapters than each other
 stops   sampler's and trainer's log-probs of the same tokens lie apart, right after a sync (not watched where the two
         differ on purpose: LoRA dropout, another score_temperature)
 stops   too many rewards failed in a step
@@ -50,6 +51,15 @@ class Sentinels:
             raise RunStopped(
                 f"the rollout engine samples from other weights (fingerprint {engine}) than the trainer's ({trainer}): "
                 "the sync did not reach it"
+            )
+
+    def ranks_agree(self, fingerprints: Sequence[str]) -> None:
+        """Before rollouts: every process must hold the first one's adapter."""
+        other = next((rank for rank, own in enumerate(fingerprints) if own != fingerprints[0]), None)
+        if other is not None:
+            raise RunStopped(
+                f"process {other} holds another adapter (fingerprint {fingerprints[other]}) than process 0 "
+                f"({fingerprints[0]}): their machines or libraries compute differently; go on with equal ones"
             )
 
     def mismatch(self, difference: Sequence[Tensor], *, unknown: bool = False) -> None:

@@ -28,6 +28,8 @@ from tessera.training.settings import SFTStage
 class SFTRunner:
     """Runs the steps of an SFT stage."""
 
+    several_updates = False
+
     def __init__(self, run: RunContext, settings: SFTStage) -> None:
         self.run = run
         self.settings = settings
@@ -35,7 +37,9 @@ class SFTRunner:
         check_saving(run.policy.model, recompute=compute.gradient_checkpointing, offload=compute.offload_activations)
         learnt, self.harvest = examples(run.task, settings), None
         if settings.harvest is not None:
-            self.harvest = choose(run.folder.harvest(), settings.harvest, run.stage_seed("harvest"))
+            self.harvest = choose(
+                run.ranks.lead(lambda: list(run.folder.harvest())), settings.harvest, run.stage_seed("harvest")
+            )
             learnt += harvested(run.task, self.harvest.traces)
         self.rows = rows(run.collector, learnt)
         self.steps = settings.steps or math.ceil((settings.epochs or 1) * len(self.rows) / settings.batch_size)
@@ -47,7 +51,7 @@ class SFTRunner:
         )
         self.best: dict[str, Tensor] | None = None
         self.reference: Reference | None = None
-        self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, self.steps)
+        self.optimizer = Optimizer(run.policy.trainable_parameters(), settings.optimizer, self.steps, run.ranks)
 
     def record(self) -> dict[str, Any]:
         """What the stage learns, for summary.json."""
@@ -56,14 +60,15 @@ class SFTRunner:
             return told
         return {**told, "harvest": self.harvest.record(str(self.settings.harvest.stage))}
 
-    def step(self) -> str | None:
-        """One update; returns why the stage ends now, if it does."""
+    def step(self) -> None:
+        """One update."""
         began = time.perf_counter()
         rows = [self.rows[i] for i in self.sampler.take(self.settings.batch_size)]
         tokens = sum(len(row.positions) for row in rows)
         rate = self.optimizer.at_step(self.run.state.stage_step)
         with self.run.learning():
-            loss, right = self._gradients(rows, tokens)
+            own = self._gradients([rows[i] for i in self.run.ranks.mine(len(rows))], tokens)
+        loss, right = (sum(parts) for parts in zip(*self.run.ranks.gather(own), strict=True))
         norm = self.optimizer.update(loss)
         self.run.log(
             "sft",
@@ -76,7 +81,18 @@ class SFTRunner:
                 "time/step": time.perf_counter() - began,
             },
         )
-        return self._stop()
+
+    def judge(self) -> str | None:
+        """Whether validation accuracy is what the stage was to reach."""
+        wanted = self.settings.stop_accuracy
+        if wanted is None or (self.run.state.stage_step % self.settings.check_every):
+            return None
+        found = self.run.validate()
+        if found is None:
+            raise UserError("stop_accuracy needs validation problems, and the task has none")
+        if found.value >= wanted:
+            return f"validation accuracy {found.value:.1%} reached {wanted:.1%}"
+        return None
 
     def state(self) -> dict[str, Any]:
         """The stage's own part of the run's state."""
@@ -93,7 +109,8 @@ class SFTRunner:
         """Mean negative log-likelihood over the batch's tokens, and how many of them were the likeliest."""
         loss, right = 0.0, 0
         model, compute = self.run.policy.model, self.settings.compute
-        for part in micro_batches(rows, compute.tokens_per_microbatch, packed=packs(causal_lm(model))):
+        cuts = micro_batches(rows, compute.tokens_per_microbatch, packed=packs(causal_lm(model)))
+        for part in self.run.interrupt.between(cuts):
             scores = score(
                 model,
                 [rows[i] for i in part],
@@ -105,14 +122,3 @@ class SFTRunner:
             loss += float(share.detach())
             right += int(scores.likeliest_N.sum())
         return loss, right
-
-    def _stop(self) -> str | None:
-        wanted = self.settings.stop_accuracy
-        if wanted is None or (self.run.state.stage_step % self.settings.check_every):
-            return None
-        found = self.run.validate()
-        if found is None:
-            raise UserError("stop_accuracy needs validation problems, and the task has none")
-        if found.value >= wanted:
-            return f"validation accuracy {found.value:.1%} reached {wanted:.1%}"
-        return None

@@ -14,8 +14,9 @@ class RunState:
     `step` counts the steps of all stages; `stage_step` those of stage `stage` (an index). `evaluated` holds, by label
     and in order, which test problems were solved. `best` is the best validation accuracy of the stage with its step.
     `rewards` are the stage's mean rewards so far, for the plateau rule. `files` are the sizes of the row files, so
-    that rows written after the checkpoint can be dropped. `stopped` says why the stage ended early. `records` say of
-    every stage so far what it worked with: reference policy, what it learnt.
+    that rows written after the checkpoint can be dropped. `stopped` says why the stage ended early. `unjudged` is set
+    between a step and what is looked at after it, such as validation. `records` say of every stage so far what it
+    worked with: reference policy, what it learnt.
     """
 
     step: int = 0
@@ -23,6 +24,7 @@ class RunState:
     stage_step: int = 0
     seconds: float = 0.0
     stopped: str | None = None
+    unjudged: bool = False
     best: dict[str, float] | None = None
     rewards: list[float] = field(default_factory=list)
     evaluated: dict[str, list[bool]] = field(default_factory=dict)
@@ -32,7 +34,7 @@ class RunState:
     def next_stage(self) -> None:
         """Forget what belongs to the stage that ended."""
         self.stage, self.stage_step = self.stage + 1, 0
-        self.stopped, self.best, self.rewards = None, None, []
+        self.stopped, self.unjudged, self.best, self.rewards = None, False, None, []
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint."""

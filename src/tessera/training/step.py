@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from tessera.policy.adapters import adapter_matrices
 from tessera.policy.head import Scores
 from tessera.policy.logprobs import check_saving, score
 from tessera.policy.reference import Reference, evaluating
+from tessera.training.interrupt import Interrupt
 from tessera.training.optimizer import Optimizer
 from tessera.training.planned import MicroBatch, Planned, Seen, spread
 from tessera.training.settings import ComputeSettings
@@ -59,8 +62,26 @@ class Update:
         return any(bool(advantage.any()) for advantage in self.tokens.advantage)
 
 
+def joined(parts: Sequence[Update]) -> Update:
+    """The whole update from what each process did of it, before the step: sums, and the seconds of the slowest."""
+    sums = {f.name: _sum(parts, f.name) for f in fields(Update) if f.name not in {"grad_norm", "seconds", "tokens"}}
+    stats = [part.tokens for part in parts]
+    tokens = TokenStats(**{f.name: _sum(stats, f.name) for f in fields(TokenStats)})
+    seconds = {name: max(part.seconds[name] for part in parts) for name in parts[0].seconds}
+    return Update(**sums, seconds=seconds, tokens=tokens)
+
+
+def _sum(parts: Sequence[Any], name: str) -> Any:
+    """Of numbers, or of lists, which are put one after the other."""
+    return reduce(add, (getattr(part, name) for part in parts))
+
+
 class Learner:
-    """Turns groups into updates of `model`, the policy. `eos_ids` are the tokens that end a text."""
+    """Turns groups into updates of `model`, the policy. `eos_ids` are the tokens that end a text.
+
+    A request to `interrupt` is obeyed between micro-batches, before anything has moved. Its processes plan the same and
+    score their own rows.
+    """
 
     def __init__(
         self,
@@ -72,8 +93,10 @@ class Learner:
         temperature: float,
         compute: ComputeSettings | None = None,
         eos_ids: Sequence[int] = (),
+        interrupt: Interrupt | None = None,
     ) -> None:
         self.model = model
+        self.interrupt = interrupt or Interrupt()
         self.algorithm = algorithm
         self.optimizer = optimizer
         self.reference = reference
@@ -94,11 +117,12 @@ class Learner:
         batch = replace(
             batch, truncated_B=torch.tensor([r.finish_reason == "length" for r in rollouts], dtype=torch.bool)
         )
-        planned = Planned(rollouts, batch, Plan(*[batch.mask_BT] * 5))  # every token, until there is a plan
+        # Every token, until there is a plan.
+        planned = Planned(rollouts, batch, Plan(*[batch.mask_BT] * 5), rank=self.interrupt.ranks.rank)
         if not self.algorithm.needs.isdisjoint({"entropy", "eos_logp"}):
             _, entropy_BT, eos_logp_BT = self._everywhere(planned, batch.mask_BT)
             planned.batch = replace(batch, entropy_BT=entropy_BT, eos_logp_BT=eos_logp_BT)
-            planned.scored = int(batch.mask_BT.sum())
+            planned.scored = planned.count(batch.mask_BT)
         planned.plan = self.algorithm.plan(planned.batch, generator)
         return planned
 
@@ -110,16 +134,17 @@ class Learner:
         """
         done = Update(scored=planned.scored)
         planned.scored = 0
-        active = int(planned.plan.active_BT.sum())
-        if not active:
-            return done
-        done.contributing = 0 if planned.old else active
+        if not planned.plan.active_BT.any():
+            return self._joined(done)
+        done.contributing = 0 if planned.old else planned.count(planned.plan.active_BT)
         weight_BT = self._whole_step_weights(planned, done)
         micro_batches = self._micro_batches(planned, planned.plan.active_BT)
         planned.release()
-        for micro in micro_batches:
+        for micro in self.interrupt.between(micro_batches):
             self._micro_batch(planned, micro, weight_BT, done)
-        done.loss += self._parameter_loss(done)
+        if self.interrupt.ranks.first:  # a penalty on the parameters counts once
+            done.loss += self._parameter_loss(done)
+        done = self._joined(done)
         done.grad_norm = self.optimizer.update(done.loss)
         return done
 
@@ -132,11 +157,16 @@ class Learner:
             with self.reference.active():
                 ref_BT, _, _ = self._everywhere(planned, where_BT)
         old_BT = logp_BT.clone()
-        for i, old in planned.old.items():
-            old_BT[i, planned.plan.active_BT[i]] = old
+        for part in self.interrupt.ranks.gather(planned.old):
+            for i, old in part.items():
+                old_BT[i, planned.plan.active_BT[i]] = old
         every = list(range(len(planned.rollouts)))
         scored = self.algorithm.weigh(_tokens(planned, every, where_BT, (logp_BT, old_BT, ref_BT)))
         return scored, entropy_BT
+
+    def _joined(self, done: Update) -> Update:
+        parts = self.interrupt.ranks.gather(done)
+        return done if len(parts) == 1 else joined(parts)
 
     def _micro_batches(self, planned: Planned, where_BT: Tensor) -> list[MicroBatch]:
         return planned.micro_batches(where_BT, self.model, self.compute.tokens_per_microbatch)
@@ -145,10 +175,11 @@ class Learner:
         """Log-prob, entropy and log-prob of ending at the positions `where_BT`, without gradient; 0 elsewhere."""
         found = [torch.zeros(where_BT.shape, dtype=torch.float64) for _ in range(3)]
         with torch.no_grad(), evaluating(self.model):
-            for part, forest, _ in self._micro_batches(planned, where_BT):
+            for part, forest, _ in self.interrupt.between(self._micro_batches(planned, where_BT)):
                 s = score(self.model, forest, temperature=self.temperature, eos_ids=self.eos_ids)
                 for field_BT, values_N in zip(found, (s.logp_N, s.entropy_N, s.eos_logp_N), strict=True):
                     field_BT[part] = spread(values_N.double().cpu(), where_BT[part])
+        self.interrupt.ranks.sum(found)  # each position is one process's, and 0 in the others
         return found[0], found[1], found[2]
 
     def _whole_step_weights(self, planned: Planned, done: Update) -> Tensor | None:
@@ -160,7 +191,7 @@ class Learner:
         logp_BT, _, _ = self._everywhere(planned, where_BT)
         every = list(range(len(planned.rollouts)))
         weight_BT = self.algorithm.weigh(_tokens(planned, every, where_BT, (logp_BT,) * 3)).weight_BT
-        done.scored += int(where_BT.sum())
+        done.scored += planned.count(where_BT)
         done.seconds["scoring"] += time.perf_counter() - began
         return weight_BT
 
