@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from command import write_recipe
 from tessera.assess import memory_plan
@@ -63,6 +64,17 @@ def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
     assert parts["activations (update)"] == parts["head, or gradients of a layer (update)"] == 0
     phase, parts = plan(recipe, *small, "run.max_rows=3")
     assert parts["key-value cache (sampling)"] == 2 * 4 * 16 * 4 * 3 * (23 + 300)
+
+
+def test_what_may_be_harvested_is_as_long_as_it_may_be_sampled(recipe: Path) -> None:
+    """30 rows a step, of prompts of 23 tokens and completions of 6, of which 5 are fed."""
+    content = yaml.safe_load(recipe.read_text())
+    saving = {"compute": {"gradient_checkpointing": True}}
+    sft = {"kind": "sft", "steps": 1, "batch_size": 30, "harvest": {}, **saving}
+    content["stages"] += [sft, {"kind": "eval", "size": 1, "max_new_tokens": 2}]
+    recipe.write_text(yaml.safe_dump(content))
+    phase, parts = plan(recipe, RECOMPUTE, "evaluation.test_size=1")
+    assert (phase, nodes(parts)) == ("stage sft", 30 * (23 + 5))
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,14 @@ def test_what_an_rl_stage_sampled_is_learnt_after_it(tmp_path: Path) -> None:
     assert expected > 3
 
 
+def test_what_was_harvested_is_data_for_another_run(tmp_path: Path) -> None:
+    stages = (rl(steps=2, prompts_per_step=4, max_new_tokens=40), sft(steps=1, harvest=HARVEST))
+    run(tmp_path / "one", *stages, reward=vowels)
+    kept = [json.loads(line) for line in (tmp_path / "one" / "harvest.jsonl").read_text().splitlines()]
+    summary = run(tmp_path / "two", sft(steps=1, data=str(tmp_path / "one" / "harvest.jsonl")))
+    assert summary["stages"][0]["examples"] == len(kept) > 3
+
+
 def test_nothing_to_harvest_stops_the_run_and_says_what_would_help(tmp_path: Path) -> None:
     with pytest.raises(RunStopped, match=r"nothing to learn from stage rl: 0 completions solved its problem, and 0 of"):
         run(tmp_path, rl(steps=1), sft(harvest={}), reward=lambda problem, text: 0.0)
