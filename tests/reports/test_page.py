@@ -122,6 +122,16 @@ def test_names_recipe_and_errors_are_escaped_too(tmp_path: Path, made) -> None:
     assert "\x00" not in page.text
 
 
+def test_every_two_evaluations_are_compared_where_there_are_more_than_two(make_run) -> None:
+    pair = {"from": "base", "to": "sft", "difference": 0.125, "ci": [-0.02, 0.27]}
+    with make_run() as run:
+        told = run.summary() or {}
+        run.write_summary({**told, "pairs": [pair]})
+        assert "What lies between them" not in words(read(run))
+        run.write_summary({**told, "pairs": [pair, {**pair, "to": "final"}]})
+        assert "base sft +12.5 -2.0 to +27.0 base final +12.5" in words(read(run))
+
+
 def _summary_of(run: RunFolder, text: str) -> dict[str, object]:
     from tessera.reports.summary import summarise
 
