@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,10 @@ for folder in (Path(__file__).parent, Path(__file__).parents[1] / "benchmarks"):
     sys.path.insert(0, str(folder))  # for `from tiny import tiny_policy`, `from peak import peak`
 
 from tiny import save_tiny  # noqa: E402
+
+# trackio reads where it writes when it is imported, and TRL imports it.
+_TRACKIO = tempfile.TemporaryDirectory(prefix="trackio-", ignore_cleanup_errors=True)
+os.environ["TRACKIO_DIR"] = _TRACKIO.name
 
 # Tiny models spend their time in Python; more threads only slow them down, and sums keep one order.
 torch.set_num_threads(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,10 +36,10 @@ from trackers import (
 )
 
 
-@pytest.fixture(scope="session")
-def trackio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """trackio writes in one folder a process."""
-    return tmp_path_factory.mktemp("trackio")
+@pytest.fixture
+def trackio_folder() -> Path:
+    """trackio writes in one folder a process: see conftest.py."""
+    return Path(os.environ["TRACKIO_DIR"])
 
 
 @pytest.fixture
