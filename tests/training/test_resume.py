@@ -1,4 +1,5 @@
-"""A run that was killed or interrupted anywhere and gone on with ends bit for bit like one that was not."""
+"""A run that was killed or interrupted anywhere and gone on with ends bit for bit like one that was not; so does one of
+two processes, of which one was."""
 
 from __future__ import annotations
 
@@ -127,6 +128,16 @@ RARE: dict[str, Stops] = {
 }
 
 
+# Of two processes, where the second is stopped; the first writes the folder, and hears of it.
+IN_ONE: dict[str, Stops] = {
+    "killed while it samples": [["token", 0.3, "SIGKILL"]],
+    "killed while it updates": [["update", 0.4, "SIGKILL"]],
+    "asked while it samples": [["token", 0.6, "SIGTERM"]],
+    "asked while it scores": [["score", 0.5, "SIGTERM"], ["score", 2, "SIGINT"]],
+    "asked while it updates": [["update", 0.5, "SIGTERM"]],
+}
+
+
 def recipe(path: Path, model: Path, variant: str) -> Path:
     task = path.with_name("letters.py")
     task.write_text(TASK)
@@ -146,8 +157,9 @@ def recipe(path: Path, model: Path, variant: str) -> Path:
     return path
 
 
-def drive(folder: Path, model: Path, variant: str, stops: dict[str, Any]) -> dict[str, Any]:
-    plan = {"recipe": str(recipe(folder / "recipe.yaml", model, variant)), "model": str(model), "runs": stops}
+def drive(folder: Path, model: Path, variant: str, stops: dict[str, Any], size: int = 1) -> dict[str, Any]:
+    made = recipe(folder / "recipe.yaml", model, variant)
+    plan = {"recipe": str(made), "model": str(model), "runs": stops, "size": size}
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("resume_driver.py")), str(folder)],
         input=json.dumps(plan),
@@ -182,6 +194,12 @@ def check(driven: dict[str, Any], name: str, stops: Stops) -> None:
         assert "Traceback" not in text
         if CODES.get(signal) == 130:
             assert f"go on with: tessera train --resume {run}" in text
+    check_same(run, whole)
+    # Nothing that a killed writer left behind is still there.
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")] == []
+
+
+def check_same(run: Path, whole: Path) -> None:
     adapter = "adapter/adapter_model.safetensors"
     assert (run / adapter).read_bytes() == (whole / adapter).read_bytes()
     assert without_times(rows_of(run)) == without_times(rows_of(whole))
@@ -190,8 +208,6 @@ def check(driven: dict[str, Any], name: str, stops: Stops) -> None:
         assert (run / "harvest.jsonl").read_bytes() == (whole / "harvest.jsonl").read_bytes()
     told, expected = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
     assert {**told, "seconds": 0} == {**expected, "seconds": 0}
-    # Nothing that a killed writer left behind is still there.
-    assert [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("name", [*STOPS, *AT_THE_ENDS])
@@ -239,3 +255,27 @@ def test_the_runs_are_worth_resuming(request: pytest.FixtureRequest, variant: st
     else:
         assert all(row["kl"] > 0 for row in steps[1:3])
         assert any(row["truncation_rate"] < 1 for row in steps)
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name != "replay" else ()) for name in STAGES]
+)
+def of_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Any:
+    return drive(tmp_path_factory.mktemp("processes"), tiny_folder, request.param, IN_ONE, size=2)
+
+
+@pytest.mark.parametrize("name", IN_ONE)
+def test_a_run_of_two_processes_ends_the_same(of_two: dict[str, Any], name: str) -> None:
+    run = of_two["folder"] / name
+    *stopped, last = of_two["outcomes"][name]
+    assert [code for code, _ in last] == [0, 0], last
+    for (first, second), (_, _, signal) in zip(stopped, IN_ONE[name], strict=True):
+        assert "Traceback" not in first[1] + second[1]
+        if signal == "SIGKILL":
+            assert (first[0], second[0]) == (1, -9)
+            assert "process 0 of 2: run stopped: another process of the run ended or cannot be reached" in first[1]
+        else:
+            assert (first[0], second[0]) == (130, 130), (first, second)
+            assert f"stopped and saved; go on with: tessera train --resume {run}" in first[1]
+            assert second[1] == ""  # the first speaks for both
+    check_same(run, of_two["folder"] / "whole")

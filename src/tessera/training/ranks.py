@@ -109,7 +109,7 @@ class Processes(Ranks):
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise, of a peer that closed its connection or is silent
-            why = str(error).strip().partition("\n")[0]
+            why = str(error).strip().partition("\n")[0].rpartition("] ")[2].partition(". ")[0] or type(error).__name__
             raise RunStopped(
                 f"another process of the run ended or cannot be reached ({why}); its own last line says more; the "
                 "newest checkpoint is intact, go on with --resume"
