@@ -98,6 +98,34 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {names[0].partition(': ')[2] if names else platform.machine()}"
 
 
+def outcome(model: str, found: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds of the runs so far."""
+    return {
+        "ratios": ratios(found, ""),
+        "ratios_from_ids": ratios(found, " from ids"),
+        "model": model,
+        "machine": machine(),
+        "torch": torch.__version__,
+        "runs": found,
+    }
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def kept(path: Path, model: str) -> dict[str, Any]:
+    """The runs that a file holds; it has to be of the same model, machine and torch."""
+    known = json.loads(path.read_text(encoding="utf-8"))
+    here = {"model": model, "machine": machine(), "torch": torch.__version__}
+    if {name: known[name] for name in here} != here:
+        raise SystemExit(f"{path} is not of {here}")
+    runs: dict[str, Any] = known["runs"]
+    return runs
+
+
 def ratios(found: dict[str, Any], suffix: str) -> dict[str, Any]:
     """{workload: {method: {time: TRL / ours, memory: ours / TRL}}}."""
     table: dict[str, Any] = {}
@@ -121,26 +149,20 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--workloads", nargs="+", default=["svamp", "multiplication"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[8, 50], help="group sizes")
+    parser.add_argument("--go-on", action="store_true", help="measure what the file lacks, on the same machine")
     asks = parser.parse_args()
     ours = Side("tessera_side.py", asks.model)
-    found: dict[str, Any] = {}
+    found = kept(asks.json, asks.model) if asks.go_on else {}
     for size in asks.sizes:
         for workload in asks.workloads:
             known = found.setdefault(workload, {})
+            if str(size) in known:
+                continue
             without = [run["best"]["checkpointing"] is False for run in known.values()]
             known[str(size)] = compare(asks.model, workload, size, ours, (False,) if any(without) else (False, True))
-            result = {
-                "ratios": ratios(found, ""),
-                "ratios_from_ids": ratios(found, " from ids"),
-                "model": asks.model,
-                "machine": machine(),
-                "torch": torch.__version__,
-                "runs": found,
-            }
-            asks.json.parent.mkdir(parents=True, exist_ok=True)
-            asks.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    result["keeping"] = ours.ask(do="keeping")
-    asks.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write(asks.json, outcome(asks.model, found))
+    result = {**outcome(asks.model, found), "keeping": ours.ask(do="keeping")}
+    write(asks.json, result)
     print(json.dumps({name: result[name] for name in ("ratios", "ratios_from_ids", "keeping")}, indent=1))
 
 
