@@ -36,6 +36,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -W ignore benchmarks/update_step.py --json benchmarks/results/update_step.json
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results
+	$(BIN)/python benchmarks/rollout.py --json benchmarks/results/rollout.json
 
 demo: $(INSTALLED)
 	$(BIN)/tessera train recipes/demo.yaml --force

@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,6 @@ from workloads import groups, policy
 from tessera.policy.load import Policy
 from tessera.policy.prefix import causal_lm
 from tessera.policy.products import adopt, linear, release
-from tessera.rollout import refill
 from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine
 
@@ -56,21 +56,11 @@ CASES = {"g8": Case(2, 8, 8, 40, 150), "g50": Case(1, 50, 50, 40, 150), "long": 
 def ours(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
     """Seconds for all completions."""
     lengths = case.lengths()
-    requests = [Request(prompts[i // case.size], i) for i in range(len(lengths))]
-    finish = refill.Refill._finish
-
-    def planned(self: Any) -> list[int]:
-        of_slot = {id(row.ids): lengths[row.index] for row in self.live}
-        self.stops.reason = lambda ids, logps, limit: "length" if len(ids) == of_slot[id(ids)] else None
-        return finish(self)
-
-    refill.Refill._finish = planned  # type: ignore[method-assign]
-    try:
-        began = time.perf_counter()
-        found = HFEngine(on, case.rows).generate(requests, Sampling(max_new_tokens=case.longest, keep_trunk=True))
-        seconds = time.perf_counter() - began
-    finally:
-        refill.Refill._finish = finish  # type: ignore[method-assign]
+    requests = [Request(prompts[i // case.size], i, max_new_tokens=length) for i, length in enumerate(lengths)]
+    endless = replace(on, eos_ids=frozenset())
+    began = time.perf_counter()
+    found = HFEngine(endless, case.rows).generate(requests, Sampling(max_new_tokens=case.longest, keep_trunk=True))
+    seconds = time.perf_counter() - began
     assert [len(c.ids) for c in found] == lengths
     return seconds
 
