@@ -117,7 +117,7 @@ def test_what_a_watcher_says_has_its_heading_in_the_page_of_failures(message: st
 
 
 def test_every_watcher_is_there() -> None:
-    assert len(messages(ROOT / "src/tessera/training/sentinels.py")) == 7
+    assert len(messages(ROOT / "src/tessera/training/sentinels.py")) == 8
 
 
 def test_the_page_of_failures_quotes_lines_that_are_said() -> None:

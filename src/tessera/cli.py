@@ -296,6 +296,8 @@ def serve(
 def main() -> None:
     """The `tessera` command."""
     logging.basicConfig(level=logging.WARNING, handlers=[WarningLines()])
+    # It tells of a kernel that it would rather have, at every start, whether or not anything is in few bits.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     sys.exit(_exit_code())
 
 
