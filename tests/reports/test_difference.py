@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tessera.reports.difference import differences
+from tessera.reports.difference import differences, first
 
 
 def test_names_keys_by_their_path_and_shows_both_values() -> None:
@@ -25,3 +25,7 @@ def test_an_empty_list_is_not_an_absent_one() -> None:
 def test_nan_equals_itself_and_a_string_is_not_its_number() -> None:
     assert differences({"a": float("nan")}, {"a": float("nan")}) == []
     assert differences({"a": 1}, {"a": "1"}) == ["a: 1 in the run, '1' given"]
+
+
+def test_three_are_named_and_the_others_counted() -> None:
+    assert [first(["a", "b", "c", "d", "e"][:n]) for n in (0, 1, 3, 5)] == ["", "a", "a; b; c", "a; b; c; and 2 more"]

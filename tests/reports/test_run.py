@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tessera.core.errors import RunStopped, UserError
-from tessera.reports import files, jsonl
+from tessera.reports import files, folder, jsonl
 from tessera.reports import run as module
 from tessera.reports.run import ROWS, RunFolder
 
@@ -67,7 +67,7 @@ def test_a_run_that_could_not_be_written_can_be_created_again(tmp_path: Path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(RunStopped, match="No space left on device"):
-        patch.setattr(module, "atomic_write", refuse)
+        patch.setattr(folder, "atomic_write", refuse)
         start(tmp_path)
     start(tmp_path).close()
 
@@ -231,7 +231,7 @@ def test_damage_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{")
     (tmp_path / "recipe.yaml").write_text("a: [")
     run = RunFolder.open(tmp_path)
-    with pytest.raises(UserError, match=r"summary.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"summary.json cannot be read as JSON: Expecting"):
         run.summary()
     with pytest.raises(UserError, match=r"recipe.yaml is not a YAML mapping") as caught:
         run.recipe()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 ABSENT = "nothing"
@@ -17,6 +17,11 @@ def differences(before: Any, after: Any) -> list[str]:
         for key in keys
         if _show(old, key) != _show(new, key)
     ]
+
+
+def first(found: Sequence[str]) -> str:
+    """The first three of some differences in one line, and how many more there are."""
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

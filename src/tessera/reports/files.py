@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tessera.core.errors import RunStopped
 
+AGAIN = "checkpoints are intact, resume with --resume"
+
 
 def atomic_write(path: Path | str, data: bytes | str) -> None:
     """Replace the file `path` by `data` (text as UTF-8) in one step.
@@ -31,14 +33,12 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
 
 
 @contextmanager
-def stops_run(path: Path) -> Iterator[None]:
-    """Turn an OSError raised while writing `path` into the one line of a RunStopped."""
+def stops_run(path: Path, again: str = AGAIN) -> Iterator[None]:
+    """Turn an OSError raised while writing `path` into the one line of a RunStopped, `again` its advice."""
     try:
         yield
     except OSError as error:
-        raise RunStopped(
-            f"could not write {path}: {reason(error)}; checkpoints are intact, resume with --resume once this is mended"
-        ) from error
+        raise RunStopped(f"could not write {path}: {reason(error)}; {again} once this is mended") from error
 
 
 def reason(error: OSError) -> str:

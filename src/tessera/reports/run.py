@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
 
 from tessera.core.errors import UserError
-from tessera.reports import jsonl, page
+from tessera.reports import page
 from tessera.reports.credit import Method
-from tessera.reports.difference import differences
+from tessera.reports.difference import differences, first
 from tessera.reports.environment import environment
-from tessera.reports.files import atomic_write, reason, stops_run
-from tessera.reports.lock import FolderLock
+from tessera.reports.files import AGAIN, atomic_write, stops_run
+from tessera.reports.folder import Folder
 
 ROWS = ("metrics.jsonl", "completions.jsonl", "diagnostics.jsonl", "groups.jsonl", "harvest.jsonl")
 TRACKED = ("trackers.json", "tensorboard", "wandb")
 CONTENTS = ("recipe.yaml", *ROWS, "checkpoints", "adapter", "model", "summary.json", "report.html", *TRACKED)
 
 
-class RunFolder:
+class RunFolder(Folder):
     """A folder `runs/NAME`.
 
     `create` and `resume` take the folder's lock and keep it until `close`; `open` reads, and takes the lock only when
-    entered as a context manager (to add an evaluation to a finished run). What writes raises RunStopped when the disk
-    does not take it, and UserError where the lock is not held.
+    entered as a context manager (to add an evaluation to a finished run).
     """
 
-    def __init__(self, path: Path | str) -> None:
-        """Use `create`, `open` or `resume`: this checks nothing."""
-        self.path = Path(path)
-        self._lock: FolderLock | None = None
+    noun, again, row_files = "run folder ", AGAIN, ROWS
 
     @classmethod
     def create(cls, path: Path | str, recipe_text: str, fingerprint: str, force: bool = False) -> RunFolder:
@@ -48,9 +41,8 @@ class RunFolder:
         run = cls(path)._start(mkdir=True)
         with run._closed_on_error(), stops_run(run.path):
             run._make_room(force)
-            atomic_write(run.path / "environment.json", _json({**environment(), "fingerprint": fingerprint}))
-            # Last, because a folder with a recipe is a run.
-            atomic_write(run.path / "recipe.yaml", recipe_text)
+            run._write("environment.json", {**environment(), "fingerprint": fingerprint})
+            run._write("recipe.yaml", recipe_text)  # last, because a folder with a recipe is a run
         return run
 
     @classmethod
@@ -78,17 +70,6 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         return self if self._lock else self._start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the lock. Reading still works."""
-        if self._lock:
-            self._lock.release()
-            self._lock = None
 
     @property
     def checkpoints(self) -> Path:
@@ -122,42 +103,39 @@ class RunFolder:
         if self.environment().get("fingerprint") == fingerprint:
             return None
         found = differences(self.recipe(), yaml.safe_load(recipe_text))
-        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-        return ("; ".join(found[:3]) or "no key, but the data or the code it names") + more
+        return first(found) or "no key, but the data or the code it names"
 
     def environment(self) -> dict[str, Any]:
         """What the run was started on, and the recipe's `fingerprint`."""
-        return self._read_json("environment.json")
+        return self._json("environment.json")
 
     def trackers(self) -> dict[str, str]:
         """By kind, the ids of the trackers' runs that this run is written to."""
-        return self._read_json("trackers.json") if (self.path / "trackers.json").exists() else {}
+        return self._json("trackers.json") if self._has("trackers.json") else {}
 
     def note_trackers(self, ids: Mapping[str, str]) -> None:
         """Keep the ids of the trackers' runs."""
-        self._check_writable()
-        with stops_run(self.path / "trackers.json"):
-            atomic_write(self.path / "trackers.json", _json(ids))
+        self._write("trackers.json", ids)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a torn last line is left out. Raises UserError for damage before it."""
-        return list(jsonl.read(self.path / "metrics.jsonl"))
+        return list(self._rows("metrics.jsonl"))
 
     def completions(self) -> Iterator[dict[str, Any]]:
         """The rows of completions.jsonl, read as they are asked for; otherwise as `metrics`."""
-        return jsonl.read(self.path / "completions.jsonl")
+        return self._rows("completions.jsonl")
 
     def harvest(self) -> Iterator[dict[str, Any]]:
         """The rows of harvest.jsonl: completions kept for an SFT stage."""
-        return jsonl.read(self.path / "harvest.jsonl")
+        return self._rows("harvest.jsonl")
 
     def groups(self) -> Iterator[dict[str, Any]]:
         """The rows of groups.jsonl, read as they are asked for; otherwise as `metrics`."""
-        return jsonl.read(self.path / "groups.jsonl")
+        return self._rows("groups.jsonl")
 
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json, or None for a run that has not written it."""
-        return self._read_json("summary.json") if (self.path / "summary.json").exists() else None
+        return self._json("summary.json") if self._has("summary.json") else None
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl and flush. NaN and infinities are written as null."""
@@ -181,10 +159,8 @@ class RunFolder:
 
     def truncate_after(self, step: int) -> None:
         """Forget what came after `step`: rows with a greater step, a torn last line, and the summary of them all."""
-        self._check_writable()
         for name in ROWS:
-            with stops_run(self.path / name):
-                jsonl.keep(self.path / name, lambda row: row["step"] <= step)
+            self._keep(name, lambda row: row["step"] <= step)
         self._forget_summary()
 
     def position(self) -> dict[str, int]:
@@ -193,19 +169,16 @@ class RunFolder:
 
     def rollback(self, position: Mapping[str, int]) -> None:
         """Forget what was written after `position` was taken, and the summary of it all."""
-        self._check_writable()
         now = self.position()
         for name in ROWS:
-            with stops_run(self.path / name):
+            with self._writing(name) as path:
                 if position.get(name, 0) < now[name]:  # never longer: a crash of the machine may have lost the end
-                    os.truncate(self.path / name, position.get(name, 0))
+                    os.truncate(path, position.get(name, 0))
         self._forget_summary()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
-        self._check_writable()
-        with stops_run(self.path / "summary.json"):
-            atomic_write(self.path / "summary.json", _json(summary))
+        self._write("summary.json", summary)
 
     def report(self, methods: Mapping[str, Method] | None = None, version: str = "") -> str:
         """The report on what the folder holds now, as HTML; see `page.render`."""
@@ -231,36 +204,20 @@ class RunFolder:
 
     def _start(self, mkdir: bool = False) -> RunFolder:
         """Take the lock and remove lines that an earlier writer left unfinished."""
-        try:
-            if mkdir:
-                self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FolderLock(self.path)
-        except OSError as error:
-            raise UserError(f"cannot write in run folder {self.path}: {reason(error)}") from error
+        self._take(mkdir)
         with self._closed_on_error():
-            for name in ROWS:
-                with stops_run(self.path / name):
-                    jsonl.mend(self.path / name)
+            self._mend()
         return self
-
-    @contextmanager
-    def _closed_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
 
     def _note_environment(self) -> None:
         recorded, now = self.environment(), environment()
         last = [recorded, *recorded.get("resumed", [])][-1]
         if now != {key: last.get(key) for key in now}:
-            path = self.path / "environment.json"
-            with self._closed_on_error(), stops_run(path):
-                atomic_write(path, _json({**recorded, "resumed": [*recorded.get("resumed", []), now]}))
+            with self._closed_on_error():
+                self._write("environment.json", {**recorded, "resumed": [*recorded.get("resumed", []), now]})
 
     def _make_room(self, force: bool) -> None:
-        held = [name for name in CONTENTS if (self.path / name).exists()]
+        held = [name for name in CONTENTS if self._has(name)]
         if held and not force:
             raise UserError(f"{self.path} already holds a run ({held[0]}): use --resume, or give another run.dir")
         for name in held:
@@ -271,29 +228,9 @@ class RunFolder:
             advice = "give the run's own recipe, or another run.dir"
             raise UserError(f"cannot resume {self.path} with another recipe: {changed}; {advice}")
 
-    def _check_writable(self) -> None:
-        if not self._lock:
-            raise UserError(f"run folder {self.path} is open for reading: write inside `with RunFolder.open(...)`")
-
     def _forget_summary(self) -> None:
-        with stops_run(self.path / "summary.json"):
-            (self.path / "summary.json").unlink(missing_ok=True)
-
-    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._check_writable()
-        with stops_run(self.path / name):
-            jsonl.append(self.path / name, rows)
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            value = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{self.path / name} is not valid JSON: {error}") from error
-        return dict(value)
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return jsonl.dumps(value, indent=2) + "\n"
+        with self._writing("summary.json") as path:
+            path.unlink(missing_ok=True)
 
 
 def _delete(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import TracebackType
 
 from tessera.core.types import Completion, Rollout
 from tessera.rollout.engine import Listed, Request, Sampling
@@ -22,7 +21,7 @@ class Grading:
     def __enter__(self) -> Grading:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._pool is not None:  # where sampling was stopped, nobody waits for a slow reward
             self._pool.shutdown(wait=False, cancel_futures=True)
 
