@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tessera.reports.evaluations_page import HEADER, rows
+from tessera.reports.evaluations_page import header, rows
 
 EVERY = 10.0  # seconds between lines of progress
 
@@ -30,7 +30,7 @@ class ProgressLines:
 
 def result_table(result: Mapping[str, Any]) -> Table:
     """The numbers of an evaluation."""
-    table = Table(*HEADER, box=None)
+    table = Table(*header(result), box=None)
     for row in rows(result):
         table.add_row(*row)
     return table

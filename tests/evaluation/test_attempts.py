@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from scripted import Echo, Scripted
 from tessera.core.errors import UserError
 from tessera.core.types import Problem
+from tessera.environments.settings import EnvironmentSettings, PythonSettings, ToolSettings
 from tessera.evaluation.attempts import Part, attempts, check_group, plain
 from tessera.policy.load import Policy
 from tessera.rollout.collect import Collector
+from tessera.rollout.episodes import Tooled
 from tessera.rollout.hf import HFEngine
 from tessera.tasks.in_memory import InMemoryTask
 from tessera.tasks.options import read_options
@@ -90,6 +93,16 @@ def test_a_row_says_what_was_asked_and_what_became_of_it(policy: Policy) -> None
         )
     assert {row["solved"] for row in rows} == {True, False}
     assert any(row["error"] for row in rows)
+
+
+def test_a_row_says_what_tools_were_asked(policy: Policy) -> None:
+    script = lambda request, text: "<echo>a</echo>" if text.endswith(("0?", "3?")) else "a"  # noqa: E731
+    settings = EnvironmentSettings(tools=ToolSettings(python=PythonSettings()), introduce=False)
+    collector = Collector(Scripted(policy, script), policy, Letters(), tooled=Tooled(policy, settings, [Echo()]))
+    (rows,) = attempts(collector, part(max_new_tokens=60), PROBLEMS, done=frozenset(), seed=3, at_once=8)
+    call = {"tool": "echo", "arguments": {"text": "a"}, "failure": None, "empty": False}
+    told = {row["problem_id"]: [turn["calls"] for turn in row["turns"]] for row in rows}
+    assert told == {"0": [(call,)], "1": [], "2": [], "3": [(call,)], "4": []}
 
 
 def test_with_success_solved_is_a_reward_of_at_least_that(policy: Policy) -> None:

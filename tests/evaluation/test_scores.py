@@ -52,5 +52,14 @@ def test_groups_are_scored_apart() -> None:
     assert found["value"] == pytest.approx(2 / 3)
 
 
+def test_what_tools_did_is_counted() -> None:
+    good, late, none = ({"failure": f, "empty": e} for f, e in ((None, False), ("timeout", False), (None, True)))
+    told = [[{"calls": [good, late]}, {"calls": [none]}], [{"calls": [late]}], [], []]
+    rows = [row(name, True, turns=turns) for name, turns in zip("abcd", told, strict=True)]
+    # two of four call; 2 + 1 turns over four completions; four calls
+    assert score(rows, 1)["tools"] == {"users": 0.5, "turns": 0.75, "calls": 4, "failed": {"timeout": 2}, "empty": 1}
+    assert "tools" not in score([row("a", True)], 1)
+
+
 def test_a_question_is_finished_with_all_its_attempts() -> None:
     assert finished([row("a", True), row("a", True), row("b", True)], 2) == {"a"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tessera.reports.evaluations_page import markdown, rows, title
+from tessera.reports.evaluations_page import header, markdown, rows, title
 
 
 def measure(value: float, low: float, high: float) -> dict[str, Any]:
@@ -33,6 +33,16 @@ def test_the_page() -> None:
     assert page[4] == r"| a\|b | pass@1 | 50.0% | 15.0% to 85.0% | 4 |"
     assert r"| a\|b | 4 | 1 | 0.6 | 9 | 25.0% | 7.2 | 1 |" in page
     assert "Not asked: c: no file" in page
+
+
+def test_what_tools_did_stands_in_the_first_row_of_a_set() -> None:
+    told = {"users": 0.75, "turns": 1.25, "calls": 5, "failed": {"timeout": 2, "crash": 1}, "empty": 1}
+    result = {**RESULT, "parts": [{**PART, "tools": told}]}
+    assert header(result)[5:] == ("with calls", "turns", "calls", "failed", "empty")
+    first, group = rows(result)
+    assert first[5:] == ("75.0%", "1.25", "5", "3 (crash 1, timeout 2)", "1")
+    assert group[5:] == ("",) * 5
+    assert "| 75.0% | 1.25 | 5 | 3 (crash 1, timeout 2) | 1 |" in markdown(result)
 
 
 def test_a_suite_has_an_average() -> None:

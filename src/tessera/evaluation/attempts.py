@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence, Set
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -78,13 +79,14 @@ def check_group(part: Part, problems: Sequence[Problem]) -> None:
 
 
 def _rows(collector: Collector, part: Part, group: Group) -> Iterator[Row]:
-    """The rows that are kept of the attempts at one question; `answer` where the task can tell it."""
+    """The rows that are kept of the attempts at one question; `answer` if the task can tell it, `turns` with tools."""
     problem, tokenizer = group.problem, collector.policy.tokenizer
     prompt = str(tokenizer.decode(list(group.prompt_ids)))
     for sample, rollout in enumerate(group.rollouts):
         read = read_answer(collector.task, problem, rollout.text)
         answer = {} if read is None else {"answer": read.answer}
         by = {} if part.by is None else {"by": str(problem.metadata[part.by])}
+        turns = {} if collector.tooled is None else {"turns": [asdict(turn) for turn in rollout.turns]}
         yield {
             "part": part.name,
             "problem_id": problem.id,
@@ -101,6 +103,7 @@ def _rows(collector: Collector, part: Part, group: Group) -> Iterator[Row]:
             "solved": rollout.solved(part.success),
             "finish_reason": rollout.finish_reason,
             "tokens": rollout.written,
+            **turns,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,7 @@ def score(rows: Rows, samples: int, seed: int = 0) -> dict[str, Any]:
     """The numbers of one part from its rows, `samples` of them a question.
 
     `value`, `ci` and `n` are those of the first of `metrics`: pass@1 for one attempt a question, else avg@k. `by` holds
-    the same for each group that the rows name.
+    the same for each group that the rows name, `tools` what the tools did, where there were any.
     """
     found = _of_questions(rows, samples, seed)
     groups = sorted({row["by"] for row in rows if "by" in row})
@@ -27,6 +28,7 @@ def score(rows: Rows, samples: int, seed: int = 0) -> dict[str, Any]:
         "failed": sum(row["error"] is not None for row in rows),
         "truncation_rate": fmean(row["finish_reason"] == "length" for row in rows),
         "completion_length": fmean(row["tokens"] for row in rows),
+        **_of_tools([row["turns"] for row in rows if "turns" in row]),
     }
 
 
@@ -46,6 +48,22 @@ def finished(rows: Rows, samples: int) -> set[str]:
 def results(rows: Rows) -> dict[str, list[bool]]:
     """Which attempts solved each question."""
     return {question: [bool(row["solved"]) for row in attempts] for question, attempts in by_question(rows).items()}
+
+
+def _of_tools(told: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of completions with tools: the share that calls any, turns with calls a completion, and counts of calls."""
+    if not told:
+        return {}
+    calls = [call for turns in told for turn in turns for call in turn["calls"]]
+    return {
+        "tools": {
+            "users": fmean(bool(turns) for turns in told),
+            "turns": fmean(len(turns) for turns in told),
+            "calls": len(calls),
+            "failed": dict(Counter(call["failure"] for call in calls if call["failure"] is not None)),
+            "empty": sum(call["empty"] for call in calls),
+        }
+    }
 
 
 def _of_questions(rows: Rows, samples: int, seed: int) -> dict[str, Any]:

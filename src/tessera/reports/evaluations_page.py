@@ -8,11 +8,12 @@ from typing import Any
 Row = tuple[str, ...]
 
 HEADER: Row = ("set", "measure", "value", "95 % interval", "n")
+TOOLS: Row = ("with calls", "turns", "calls", "failed", "empty")
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The page of an evaluation's result."""
-    lines = [f"# {title(result)}", "", *_table(HEADER, rows(result)), ""]
+    lines = [f"# {title(result)}", "", *_table(header(result), rows(result)), ""]
     if result["average"] is not None:
         lines += [f"Average of the sets: {result['average']:.1%}", ""]
     details = ("set", "questions", "attempts", "temperature", "token limit", "cut", "mean tokens", "failed rewards")
@@ -28,9 +29,36 @@ def title(result: Mapping[str, Any]) -> str:
     return f"{result['run'] or result['model']} on {what}"
 
 
+def header(result: Mapping[str, Any]) -> Row:
+    """What stands above the cells of `rows`."""
+    return HEADER + (TOOLS if _tooled(result) else ())
+
+
 def rows(result: Mapping[str, Any]) -> list[Row]:
-    """A row a measure of each set, and of each of a set's groups."""
-    return [row for part in result["parts"] for row in _of_part(part)]
+    """A row a measure of each set, and of each of a set's groups. What tools did stands in a set's first row."""
+    if not _tooled(result):
+        return [row for part in result["parts"] for row in _of_part(part)]
+    return [
+        row + (_told(part["tools"]) if n == 0 and "tools" in part else ("",) * len(TOOLS))
+        for part in result["parts"]
+        for n, row in enumerate(_of_part(part))
+    ]
+
+
+def _tooled(result: Mapping[str, Any]) -> bool:
+    return any("tools" in part for part in result["parts"])
+
+
+def _told(tools: Mapping[str, Any]) -> Row:
+    failed = tools["failed"]
+    why = f" ({', '.join(f'{reason} {count}' for reason, count in sorted(failed.items()))})" if failed else ""
+    return (
+        f"{tools['users']:.1%}",
+        f"{tools['turns']:.2f}",
+        str(tools["calls"]),
+        f"{sum(failed.values())}{why}",
+        str(tools["empty"]),
+    )
 
 
 def _of_part(part: Mapping[str, Any]) -> Iterator[Row]:
