@@ -105,20 +105,38 @@ def big(made: SimpleNamespace, step: int, tokens: int) -> Row:
 
 def test_no_more_groups_than_fit_and_those_evenly(made: SimpleNamespace) -> None:
     rows = [big(made, step, 500) for step in range(1, 10)]
-    whole = view(lambda: rows, {}, {}, 10**7)
+    whole = view(rows, {}, {}, 10**7)
     assert (whole.shown, whole.recorded) == (9, 9)
-    part = view(lambda: rows, {}, {}, len(whole.json) // 2)
+    part = view(rows, {}, {}, len(whole.json) // 2)
     steps = [group["step"] for group in json.loads(part.json)]
     assert 2 <= part.shown < 9 and len(part.json) <= len(whole.json) // 2
     assert steps == [n + 1 for n in sorted(spread(9)[: part.shown])]
-    assert view(lambda: rows, {}, {}, 100) == ("[]", 0, 9)
+    assert view(rows, {}, {}, 100) == ("[]", 0, 9)
 
 
-def test_an_estimate_that_was_too_low_is_made_good(made: SimpleNamespace) -> None:
-    rows = [made.group(step, made.rollout(["\U0001f469" * 400] * 3)) for step in range(1, 6)]
-    found = view(lambda: rows, {}, {}, 12_000)
-    assert len(found.json) <= 12_000
-    assert 1 <= found.shown < 5
+def test_to_the_byte(made: SimpleNamespace) -> None:
+    rows = [made.group(step, made.rollout(["\U0001f469" * 40] * 3)) for step in range(1, 6)]
+    whole = view(rows, {}, {}, 10**6)
+    assert view(rows, {}, {}, len(whole.json)) == whole
+    assert view(rows, {}, {}, len(whole.json) - 1).shown == 4
+
+
+def test_what_does_not_fit_leaves_its_room_to_others_and_the_rest_is_not_read(made: SimpleNamespace) -> None:
+    class Counted(list[Row]):
+        def __getitem__(self, number: int) -> Row:  # type: ignore[override]
+            asked.append(number)
+            return super().__getitem__(number)
+
+    def shown(*large: int) -> list[int]:
+        asked.clear()
+        rows = Counted(big(made, n, 500 if n in large else 5) for n in range(9))
+        return [group["step"] for group in json.loads(view(rows, {}, {}, 10_000).json)]
+
+    asked: list[int] = []
+    assert shown(0) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert asked == [0, 8, 4, 2, 6, 1, 3, 5, 7]
+    assert shown(8, 4, 6) == [0, 2]  # three that do not fit: the page counts as full
+    assert asked == [0, 8, 4, 2, 6]
 
 
 def test_a_method_that_refuses_a_group_says_why(made: SimpleNamespace) -> None:
@@ -129,14 +147,14 @@ def test_a_method_that_refuses_a_group_says_why(made: SimpleNamespace) -> None:
             raise UserError("no")
         return recorded(row)
 
-    packed = json.loads(view(lambda: [big(made, 1, 2), big(made, 2, 2)], {}, {"some": some}, 10**6).json)
+    packed = json.loads(view([big(made, 1, 2), big(made, 2, 2)], {}, {"some": some}, 10**6).json)
     assert [group["methods"][1].get("error") for group in packed] == ["no", None]
     assert packed[1]["methods"][1]["rollouts"] == packed[1]["methods"][0]["rollouts"]
 
 
 def test_the_data_cannot_end_its_script_element(made: SimpleNamespace) -> None:
     row = made.group(1, made.rollout(["</script><!--", "\u2028\ud800"]), prompt="</SCRIPT>")
-    found = view(lambda: [row], {}, {}, 10**6).json
+    found = view([row], {}, {}, 10**6).json
     assert "<" not in found and found.isascii()
     assert json.loads(found)[0]["table"][0] == [13, "</script><!--"]
 

@@ -76,6 +76,7 @@ def test_wherever_the_file_is_cut_the_rows_before_survive_and_the_next_is_readab
         path.write_bytes(whole[:size])
         complete = sum(end <= size for end in ends)  # a row is whole once its closing brace is there
         assert list(jsonl.read(path)) == ROWS[:complete], size
+        assert list(jsonl.Rows(path)) == ROWS[:complete], size
         jsonl.mend(path)
         jsonl.append(path, [{"step": 9}])
         assert list(jsonl.read(path)) == [*ROWS[:complete], {"step": 9}], size
@@ -109,3 +110,19 @@ def test_a_write_that_fails_half_way_leaves_no_half_row(tmp_path: Path) -> None:
     with largest_file(len(before) + 10), pytest.raises(OSError, match="too large"):
         jsonl.append(path, [{"step": 4, "text": "x" * 100}])
     assert path.read_bytes() == before
+
+
+def test_rows_by_number_are_those_there_were_and_damage_is_met_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert len(jsonl.Rows(path)) == 0
+    jsonl.append(path, ROWS)
+    rows = jsonl.Rows(path)
+    jsonl.append(path, [{"step": 4}])
+    assert (len(rows), rows[2], rows[0], rows[1]) == (3, ROWS[2], ROWS[0], ROWS[1])
+    with pytest.raises(IndexError):
+        rows[3]
+    path.write_bytes(path.read_bytes().replace(b'{"step": 2', b'#"step": 2'))
+    rows = jsonl.Rows(path)
+    assert (len(rows), rows[3]) == (4, {"step": 4})
+    with pytest.raises(UserError, match=r"rows.jsonl: line 2 is not a JSON object; the file is damaged"):
+        rows[1]

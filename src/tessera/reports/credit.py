@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tessera.core.errors import UserError
 from tessera.reports import jsonl
@@ -15,7 +15,7 @@ from tessera.reports.text import cut, visible
 
 Line = Sequence[float | None]
 LONGEST_PROMPT = 4000  # characters shown
-A_TOKEN, A_METHOD = 30, 20  # bytes of a page: about what a token takes, and what a method adds to it
+MISSES = 3  # groups too large for the room that is left, after which no more are tried
 
 
 class Credit(NamedTuple):
@@ -31,6 +31,16 @@ class Credit(NamedTuple):
 Method = Callable[[Row], Credit]
 
 
+class Rows(Protocol):
+    """Rows by number, as a list has them."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, number: int, /) -> Row:
+        """One of them."""
+
+
 class View(NamedTuple):
     """The data as JSON that holds no `<`, and how many of the recorded groups are in it."""
 
@@ -39,25 +49,22 @@ class View(NamedTuple):
     recorded: int
 
 
-def view(
-    rows: Callable[[], Iterable[Row]], trained: Mapping[str, str], methods: Mapping[str, Method], limit: int
-) -> View:
-    """At most `limit` bytes of the groups that `rows` gives (it is read twice), evenly over the run.
+def view(rows: Rows, trained: Mapping[str, str], methods: Mapping[str, Method], limit: int) -> View:
+    """At most `limit` bytes of the groups in `rows`, evenly over the run; only those that are tried are read.
 
     `trained` names each stage's algorithm. `methods` are applied to the same rollouts; one that refuses a group with a
     UserError is shown with what it said.
     """
-    sizes = [_size(row, len(methods)) for row in rows()]
-    wanted, left = [], limit
-    for n in spread(len(sizes)):
-        if sizes[n] <= left:
-            wanted.append(n)
-            left -= sizes[n]
-    chosen = set(wanted)
-    packed = {n: _json(pack(row, trained, methods)) for n, row in enumerate(rows()) if n in chosen}
-    while packed and sum(len(text) + 1 for text in packed.values()) > limit:  # an estimate was too low
-        del packed[wanted.pop()]
-    return View(f"[{','.join(packed.values())}]", len(packed), len(sizes))
+    packed: dict[int, str] = {}
+    left, misses = limit - len("["), 0
+    for n in spread(len(rows)):
+        text = _json(pack(rows[n], trained, methods))
+        if len(text) < left:
+            packed[n] = text
+            left -= len(text) + len(",")  # or the bracket that closes
+        elif (misses := misses + 1) == MISSES:
+            break
+    return View(f"[{','.join(packed[n] for n in sorted(packed))}]", len(packed), len(rows))
 
 
 def spread(count: int) -> list[int]:
@@ -180,12 +187,6 @@ def _bits(values: Iterable[Any]) -> Any:
 
 def _constant(values: list[Any]) -> Any:
     return values[0] if len(set(values)) == 1 else values
-
-
-def _size(row: Row, methods: int) -> int:
-    """About the bytes of a packed row."""
-    tokens = sum(len(rollout["ids"]) for rollout in row["rollouts"])
-    return 500 + min(len(row["prompt"]), LONGEST_PROMPT) + tokens * (A_TOKEN + A_METHOD * (1 + methods))
 
 
 def _json(value: Mapping[str, Any]) -> str:

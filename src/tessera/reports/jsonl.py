@@ -40,6 +40,33 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
+class Rows:
+    """The rows of `path` by number, each read when it is asked for: only where lines begin is held.
+
+    As many as there are now; otherwise as `read`, but that damage is met in the rows that are asked for alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._starts = list(_starts(path))
+        if self._starts and _parse(self._line(-1)) is None:
+            self._starts.pop()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        row = _parse(self._line(number))
+        if row is None:
+            raise _damaged(self.path, number + 1)
+        return row
+
+    def _line(self, number: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self._starts[number])
+            return file.readline()
+
+
 def keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrite `path` atomically to its `wanted` rows, byte for byte; a torn last line goes too."""
     if path.exists():
@@ -61,7 +88,20 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             if row is not None:
                 yield line, row
             elif file.read(1):
-                raise UserError(f"{path}: line {number} is not a JSON object; the file is damaged, remove that line")
+                raise _damaged(path, number)
+
+
+def _starts(path: Path) -> Iterator[int]:
+    start = 0
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                yield start
+                start += len(line)
+
+
+def _damaged(path: Path, number: int) -> UserError:
+    return UserError(f"{path}: line {number} is not a JSON object; the file is damaged, remove that line")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -59,17 +59,17 @@ def render(
     recipe_text: str,
     environment: Mapping[str, Any],
     summary: Mapping[str, Any] | None,
-    groups: Callable[[], Iterable[Row]] = tuple,
+    groups: credit.Rows = (),
     methods: Mapping[str, credit.Method] | None = None,
     version: str = "",
 ) -> str:
     """The page as HTML text, from the parts of a run folder. Without a summary it is made from the rows there are.
 
-    `groups` gives the rows of groups.jsonl, and is called more than once; `methods` are shown beside the run's own.
-    With a `version` the page asks the server that gave it for newer ones.
+    `groups` are the rows of groups.jsonl; `methods` are shown beside the run's own. With a `version` the page asks the
+    server that gave it for newer ones.
     """
     told = summary or summarise(rows, status="", **_named(recipe))
-    has_groups = bool(version) or next(iter(groups()), None) is not None
+    has_groups = bool(version) or len(groups) > 0
     html = TEMPLATES.get_template("report.html.j2").render(
         name=name,
         told=told,
@@ -90,7 +90,7 @@ def render(
 
 
 def _with_groups(
-    html: str, trained: Mapping[str, str], groups: Callable[[], Iterable[Row]], methods: Mapping[str, credit.Method]
+    html: str, trained: Mapping[str, str], groups: credit.Rows, methods: Mapping[str, credit.Method]
 ) -> str:
     """The page with as many groups as fit."""
     found = credit.view(groups, trained, methods, max(LEAST, LARGEST - len(html.encode())))

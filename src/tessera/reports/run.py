@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from tessera.core.errors import UserError
-from tessera.reports import page
+from tessera.reports import jsonl, page
 from tessera.reports.credit import Method
 from tessera.reports.difference import differences, first
 from tessera.reports.environment import environment
@@ -129,9 +129,9 @@ class RunFolder(Folder):
         """The rows of harvest.jsonl: completions kept for an SFT stage."""
         return self._rows("harvest.jsonl")
 
-    def groups(self) -> Iterator[dict[str, Any]]:
-        """The rows of groups.jsonl, read as they are asked for; otherwise as `metrics`."""
-        return self._rows("groups.jsonl")
+    def groups(self) -> jsonl.Rows:
+        """The rows of groups.jsonl by number, read as they are asked for."""
+        return jsonl.Rows(self.path / "groups.jsonl")
 
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json, or None for a run that has not written it."""
@@ -190,7 +190,7 @@ class RunFolder(Folder):
             recipe_text=self.recipe_text(),
             environment=self.environment(),
             summary=self.summary(),
-            groups=self.groups,
+            groups=self.groups(),
             methods=methods,
             version=version,
         )
