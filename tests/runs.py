@@ -82,5 +82,17 @@ def without_times(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in rows]
 
 
+def check_same(run: Path, whole: Path) -> None:
+    """`run` came to what `whole` came to, bit for bit."""
+    adapter = "adapter/adapter_model.safetensors"
+    assert (run / adapter).read_bytes() == (whole / adapter).read_bytes()
+    assert without_times(rows_of(run)) == without_times(rows_of(whole))
+    assert completions_of(run) == completions_of(whole)
+    if (whole / "harvest.jsonl").exists():
+        assert (run / "harvest.jsonl").read_bytes() == (whole / "harvest.jsonl").read_bytes()
+    told, expected = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
+    assert {**told, "seconds": 0} == {**expected, "seconds": 0}
+
+
 def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

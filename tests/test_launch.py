@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +13,16 @@ import pytest
 from command import COUNTING, rl_stage
 from processes import together
 from runs import rl, run
+from tessera import launch
 from tessera.core.errors import UserError
+from tessera.core.launcher import place
 from tessera.core.types import Problem
 from tessera.launch import prepare, start
 from tessera.recipe import check_recipe
 from tessera.tasks.base import LoadedTask
 from tessera.tasks.in_memory import InMemoryTask
 from tessera.training.context import Observer
+from tessera.training.interrupt import Interrupted
 from tiny import tiny_policy
 
 ROWS = [{"prompt": f"{n} + 1 =", "answer": n + 1} for n in range(4)]
@@ -177,3 +185,39 @@ def test_a_folder_that_is_taken_is_refused_in_all_processes(tmp_path: Path) -> N
     first, second = together(train)
     assert first == second
     assert "already holds a run" in first
+
+
+def test_processes_that_were_stopped_leave_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher kills the rest when one has ended: here the trackers of the first would be lost."""
+    trackers = launch.tracking
+
+    @contextmanager
+    def slow(*given: Any) -> Iterator[Any]:
+        try:
+            with trackers(*given) as opened:
+                yield opened
+        finally:
+            if place().rank == 0:
+                time.sleep(0.5)
+                (tmp_path / "closed").touch()
+
+    def asked(problem: Problem, text: str) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.0
+
+    def train(rank: int) -> bool:
+        with pytest.raises(Interrupted):
+            run(tmp_path / "run", rl(steps=1), reward=asked)
+        return (tmp_path / "closed").exists()
+
+    monkeypatch.setattr(launch, "tracking", slow)
+    assert together(train) == [True, True]
+
+
+def test_a_process_that_accelerate_left_alone_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in {"ACCELERATE_DYNAMO_BACKEND": "NO", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    run(tmp_path / "run", rl(steps=1))
+    assert "accelerate launch started one process, as it does on a CPU: for more give it --multi_gpu" in caplog.text

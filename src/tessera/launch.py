@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from tessera.algorithms import Algorithm, build
 from tessera.algorithms.registry import idle_keys
 from tessera.core.errors import UserError
+from tessera.core.launcher import lacks_others
 from tessera.core.types import Problem
 from tessera.policy.load import Policy, load_policy
 from tessera.policy.quantized import is_quantized
@@ -30,12 +32,14 @@ from tessera.tracking.settings import check_installed
 from tessera.training.context import Observer, RunContext
 from tessera.training.curriculum import make_sampler
 from tessera.training.examples import Example, examples, rows
-from tessera.training.interrupt import Interrupt
+from tessera.training.interrupt import Interrupt, Interrupted
 from tessera.training.pipeline import Pipeline
 from tessera.training.ranks import Ranks, processes
 from tessera.training.settings import EvalStage, RLStage, SFTStage, Stage
 from tessera.training.shared import SharedCollector
 from tessera.training.stages import harvests, settle
+
+log = logging.getLogger("tessera")
 
 IN_MEMORY = "in_memory"  # the name of a task that tessera.train makes of rows
 
@@ -111,6 +115,11 @@ def start(
     started together share the work (docs/scaling.md), and all return the summary.
     """
     recipe = prepared.recipe
+    if lacks_others():
+        log.warning(
+            "accelerate launch started one process, as it does on a CPU: for more give it --multi_gpu, and the run "
+            "model.device=cpu; or start with torchrun"
+        )
     with processes() as ranks:
         _check_alike(prepared, ranks)
         # What is wrong with the folder is said before a model is loaded, and is looked at again when it is opened.
@@ -133,7 +142,11 @@ def start(
             )
             _check_lengths(prepared, collector)
             folder = _opened(prepared, ranks, resume, force)
-            return _train(prepared, collector, folder, observers if ranks.first else (), interrupt, resume)
+            try:
+                return _train(prepared, collector, folder, observers if ranks.first else (), interrupt, resume)
+            except Interrupted:
+                ranks.any(False)  # leave together: torchrun kills the others, whose trackers may be at work, after one
+                raise
 
 
 def _train(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from processes import environment
-from tessera.core.launcher import Place, place
+from tessera.core.launcher import Place, lacks_others, place
 
 
 def test_without_a_launcher_a_process_is_alone() -> None:
@@ -22,3 +22,14 @@ def test_a_lone_variable_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None
     """Schedulers set WORLD_SIZE for reasons of their own; without an address nobody could be met."""
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert place() == Place()
+
+
+def test_accelerate_that_starts_one_process_of_several_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `accelerate launch --cpu --num_processes 2` sets; with --multi_gpu it sets RANK and the others too."""
+    assert not lacks_others()
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    assert not lacks_others()  # --num_processes 1
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert lacks_others()
+    monkeypatch.setenv("RANK", "0")
+    assert not lacks_others()

@@ -10,8 +10,9 @@ import pytest
 
 from processes import together
 from tessera.core.errors import UserError
+from tessera.training import interrupt as module
 from tessera.training.interrupt import Interrupt, Interrupted
-from tessera.training.ranks import processes
+from tessera.training.ranks import Ranks, processes
 
 
 def send(number: int = signal.SIGINT) -> None:
@@ -93,6 +94,23 @@ def test_a_second_request_stops_the_program() -> None:
         send()
         with pytest.raises(KeyboardInterrupt) as stopped:
             send()
+    assert type(stopped.value) is KeyboardInterrupt
+
+
+def test_what_a_launcher_passes_on_is_no_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_of_two = Ranks()
+    one_of_two.size = 2
+    interrupt = Interrupt(one_of_two)
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    with interrupt.handling():
+        send(signal.SIGTERM)
+        now = 101.9  # within two seconds
+        send(signal.SIGTERM)
+        assert interrupt.requested
+        now = 102.1
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            send(signal.SIGTERM)
     assert type(stopped.value) is KeyboardInterrupt
 
 

@@ -22,3 +22,9 @@ def place() -> Place:
         return Place()
     rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return Place(rank, size, local)
+
+
+def lacks_others() -> bool:
+    """Whether accelerate was asked for several processes and started this one alone, as it does with --cpu."""
+    accelerated = "ACCELERATE_DYNAMO_BACKEND" in os.environ  # set by every launch
+    return accelerated and "MASTER_PORT" in os.environ and "RANK" not in os.environ

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +16,7 @@ from tessera.training.ranks import Ranks
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO = 2.0  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,12 +30,14 @@ class Interrupt:
     """Remembers a request to stop. While `immediate`, the request is obeyed at once; else at the next `check`.
 
     A second request stops the program as if there were no handler. Of several processes any may be asked; `check`,
-    `immediate` and `share` are called by all of them, and all stop at the same one.
+    `immediate` and `share` are called by all of them, and all stop at the same one. Many batch systems ask processes
+    and launcher alike, and the launcher passes it on: what comes to one of several within `ECHO` is the same request.
     """
 
     def __init__(self, ranks: Ranks | None = None) -> None:
         self.ranks = ranks or Ranks()
         self.requested = False
+        self._since = 0.0  # when it was requested
         self._immediate = False
 
     def check(self) -> None:
@@ -113,7 +117,9 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> Any:
         if self.requested:
+            if self.ranks.size > 1 and time.monotonic() < self._since + ECHO:
+                return
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self._since = True, time.monotonic()
         if self._immediate:
             raise Interrupted
