@@ -47,6 +47,18 @@ def blocks(page: Path) -> list[Block]:
     return list(_blocks(page.read_text(encoding="utf-8").splitlines()))
 
 
+def metric_keys() -> dict[str, set[str]]:
+    """The keys of docs/metrics.md by the kind of row whose section they stand in."""
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    found: dict[str, set[str]] = {}
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        title, *lines = section.splitlines()
+        cells = [line.split("|")[1] for line in lines if line.startswith("| `")]
+        found[title] = {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)}
+    kinds = {kind: keys for title, keys in found.items() for kind in re.findall(r"\(`(\w+)`\)", title)}
+    return {kind: keys | found["Every row"] for kind, keys in kinds.items()}
+
+
 def _blocks(lines: list[str]) -> Iterator[Block]:
     at, mark = 0, None
     while at < len(lines):

@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import tessera
+from pages import metric_keys
 from runs import TEST, TRAIN, VALIDATION, completions_of, letters, rows_of, without_times
 from tessera.api import Observer, train
 from tessera.core.errors import UserError
@@ -50,19 +51,6 @@ def small(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def adapter_bytes(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
-def documented(root: Path) -> dict[str, set[str]]:
-    """The keys of docs/metrics.md by the kind of row whose section they stand in."""
-    text = (root / "docs" / "metrics.md").read_text(encoding="utf-8")
-    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
-    found = {section.splitlines()[0]: set() for section in sections}
-    for section in sections:
-        for line in section.splitlines():
-            if line.startswith("| `"):
-                found[section.splitlines()[0]] |= set(re.findall(r"`([^`]+)`", line.split("|")[1]))
-    kinds = {kind: keys for title, keys in found.items() for kind in re.findall(r"\(`(\w+)`\)", title)}
-    return {kind: keys | found["Every row"] for kind, keys in kinds.items()}
 
 
 def test_the_package_offers_it() -> None:
@@ -152,7 +140,7 @@ def test_every_key_of_a_row_is_explained(tmp_path: Path) -> None:
     reward = lambda problem, text: {"letters": letters(problem, text), "short": 0.5}  # noqa: E731
     small(tmp_path, stages=stages, reward=reward, eval_dataset=TEST, **dict.fromkeys(
         ("steps", "group_size", "max_new_tokens", "sentinels", "optimizer"), ...))  # fmt: skip
-    keys = documented(Path(__file__).parents[1])
+    keys = metric_keys()
     for kind in ("sft", "rl", "eval"):
         rows = rows_of(tmp_path, kind)
         assert rows

@@ -62,7 +62,7 @@ def sft_row(step: int, noise: float = 0.0) -> dict[str, Any]:
 
 
 def rl_row(step: int, progress: float = 0.0, noise: float = 0.0) -> dict[str, Any]:
-    """A step of the stage `rl`, with every key that docs/metrics.md promises; `progress` runs from 0 to 1."""
+    """A step of the stage `rl`, `progress` runs from 0 to 1."""
     reward = 0.3 + 0.5 * progress + 0.08 * noise
     return {
         "kind": "rl",

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from tessera.core.types import Problem
 from tessera.tasks.base import BuiltinTask, RewardValue, Split
 from tessera.tasks.data import Row, hold_out
-from tessera.tasks.rewards import Grader
+from tessera.tasks.rewards import Grader, Weights, read_grader
 from tessera.tasks.rows import RowFormat
 from tessera.tasks.sources import Source, renamed
 
@@ -94,3 +94,15 @@ class FileTask(BuiltinTask):
         known = self.row_format
         named = self.ids_required or any(known.id_column in row.values for row in rows)
         return known if named else replace(known, id_column=None)
+
+
+class GradedTask(FileTask):
+    """A file task graded by the rewards that its recipe names."""
+
+    # The recipe's key is `reward`, which is here the method's name.
+    reward_weights: Weights = Field(alias="reward", description="a reward by name, or names with their weights")
+
+    @cached_property
+    def grader(self) -> Grader:
+        """The rewards named in the recipe."""
+        return read_grader(self.reward_weights)

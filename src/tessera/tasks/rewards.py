@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from tessera.core.errors import UserError, unknown
 from tessera.core.types import Problem
@@ -62,11 +64,7 @@ class Grader:
         return read[0] if len(read) == 1 else answer
 
 
-Weights = str | Mapping[str, float]
-"""What a recipe names: a reward, or a mapping of rewards to their weights."""
-
-
-def read_grader(weights: Weights) -> Grader:
+def read_grader(weights: str | Mapping[str, float]) -> Grader:
     """The grader that `weights` names; an unknown reward, or a weight that is not positive, is a UserError."""
     if isinstance(weights, str):
         return Grader(weights, ((reward_by_name(weights), 1.0),))
@@ -76,6 +74,15 @@ def read_grader(weights: Weights) -> Grader:
         if not (isinstance(weight, Real) and 0 < weight < math.inf):
             raise UserError(f"the weight of reward {name} is {weight!r}; it must be a positive number")
     return Grader(" + ".join(weights), tuple((reward_by_name(name), float(w)) for name, w in weights.items()))
+
+
+def _known(weights: str | Mapping[str, float]) -> str | Mapping[str, float]:
+    read_grader(weights)
+    return weights
+
+
+Weights = Annotated[str | Mapping[str, float], AfterValidator(_known)]
+"""What a recipe names: a reward, or a mapping of rewards to their weights; unknown ones are refused."""
 
 
 def reward_by_name(name: str) -> NamedReward:

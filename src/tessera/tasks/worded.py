@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from tessera.core.types import Problem
-from tessera.tasks.files import FileTask
+from tessera.tasks.files import GradedTask
 from tessera.tasks.prompts import PromptFormat
-from tessera.tasks.rewards import Grader, Weights, read_grader
+from tessera.tasks.rewards import Weights
 
 Wording = Literal["marked", "boxed", "think"]
 
@@ -34,11 +33,10 @@ WORDINGS: dict[str, PromptFormat] = {
 }
 
 
-class WordedTask(FileTask):
+class WordedTask(GradedTask):
     """A file task with a wording by name, over which single keys of `prompt` can be set, and rewards by name."""
 
     wording: Wording = Field("boxed", description="how the answer is asked for; `prompt` changes single keys of it")
-    # The recipe's key is `reward`, which is here the method's name.
     reward_weights: Weights = Field("number", alias="reward", description="a reward by name, or names with weights")
 
     solution_column: ClassVar[str]
@@ -52,17 +50,6 @@ class WordedTask(FileTask):
         if wording is None or not isinstance(prompt := options.get("prompt", {}), Mapping):
             return options
         return {**options, "prompt": {**wording.model_dump(), **prompt}}
-
-    @field_validator("reward_weights")
-    @classmethod
-    def _known_rewards(cls, weights: Weights) -> Weights:
-        read_grader(weights)
-        return weights
-
-    @cached_property
-    def grader(self) -> Grader:
-        """The rewards named in the recipe."""
-        return read_grader(self.reward_weights)
 
     def gold(self, problem: Problem) -> str:
         """The row's worked solution, if it has one, and the answer, laid out as the wording asks."""
