@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -13,15 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from runs import completions_of, rl, rows_of, run, sft, without_times
+from runs import completions_of, groups_of, rl, rows_of, run, sft, without_times
 from tessera.training.credit import keeps, token_texts
 from tessera.training.settings import ReportSettings
 from tiny import SPECIALS
-
-
-def groups_of(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "groups.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_the_steps_kept_are_the_first_the_last_and_even_between() -> None:

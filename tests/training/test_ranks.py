@@ -117,6 +117,19 @@ def test_a_process_group_that_is_there_is_used_and_left() -> None:
     assert together(joined_already) == [([0, 1], True)] * 2
 
 
+def meet_again(rank: int) -> list[list[int]]:
+    met = []
+    for n in range(3):
+        with processes() as found:
+            met.append(found.gather(10 * n + rank))
+        time.sleep(0.3 * (1 - rank))  # the second is first at the next meeting
+    return met
+
+
+def test_processes_meet_again_for_another_run() -> None:
+    assert together(meet_again) == [[[0, 1], [10, 11], [20, 21]]] * 2
+
+
 @pytest.mark.parametrize("engine", ["DEEPSPEED", "FSDP"])
 def test_an_engine_that_wraps_the_model_is_refused(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():

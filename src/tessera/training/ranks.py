@@ -7,6 +7,7 @@ computed from all rows is thus computed once and the same everywhere, and no sta
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -120,8 +121,9 @@ class Processes(Ranks):
 def processes() -> Iterator[Ranks]:
     """Join the processes that a launcher started; without one, or with one process, Ranks.
 
-    A process group that is there already is used, and left as it is. On CUDA each process of a machine takes the
-    device of its local rank. UserError for launches that this design does not serve.
+    A process group that is there already is used. One that is made stays until the program ends: processes that left it
+    at different times could not meet again for another run. On CUDA each process of a machine takes the device of its
+    local rank. UserError for launches that this design does not serve.
     """
     if dist.is_available() and dist.is_initialized():
         yield Processes() if dist.get_world_size() > 1 else Ranks()
@@ -133,9 +135,12 @@ def processes() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(place().local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield Processes()
-    finally:
+    atexit.register(_leave)
+    yield Processes()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
