@@ -84,7 +84,7 @@ def tools(folder: Path) -> dict[str, Any]:
 
 def countdown(folder: Path) -> dict[str, Any]:
     policy = tiny_policy(dtype=torch.float64)
-    task = load_task({"name": "countdown", "train_size": 6, "validation_size": 2, "test_size": 2, "targets": [10, 40]})
+    task = load_task({"name": "countdown", "train_size": 6, "validation_size": 2, "test_size": 2, "near_limit": 1})
     stage = rl("cw_grpo", steps=2, prompts_per_step=2, max_new_tokens=50, sentinels=UNTOLD)
     given = {"policy": policy, "engine": Scripted(policy, expressions), "task": task}
     return run(folder, stage, **given, evaluation={"max_new_tokens": 50}, run={"graders": 2})
