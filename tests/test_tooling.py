@@ -11,6 +11,7 @@ import pytest
 from command import tessera
 from tessera.environments.mcp_tool import McpSettings, mcp_tools
 from tessera.environments.retrieval.index import open_index
+from tessera.tooling import embedding_lines
 
 pytest.importorskip("bm25s")
 
@@ -37,6 +38,14 @@ def test_an_index_appears_whole_and_is_replaced_only_when_asked(corpus: Path, tm
     (tmp_path / "mine").mkdir()
     other = tessera("index", str(corpus), "--out", str(tmp_path / "mine"), "--force")
     assert other.code == 2 and "is no index" in other.err
+
+
+def test_a_line_now_and_then_tells_how_far_it_is() -> None:
+    now, said = [0.0], list[str]()
+    progress = embedding_lines(said.append, clock=lambda: now[0])
+    for now[0], done in ((4.0, 64), (11.0, 128), (12.0, 192), (13.0, 200)):
+        progress(done, 200)
+    assert said == ["embedded 128 of 200 passages at 11 s", "embedded 200 of 200 passages at 13 s"]
 
 
 def test_a_corpus_that_is_wrong_leaves_nothing(corpus: Path, tmp_path: Path) -> None:

@@ -261,13 +261,9 @@ def index(
     force: Annotated[bool, typer.Option("--force", help="Replace the index that is there.")] = False,
 ) -> None:
     """Index passages for the search tool: BM25, and dense vectors with a model."""
-    from rich.progress import Progress
+    from tessera.tooling import embedding_lines, make_index
 
-    from tessera.tooling import make_index
-
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("embedding" if dense else "indexing", total=None)
-        count = make_index(corpus, out, dense, force, lambda done, all_: bar.update(task, completed=done, total=all_))
+    count = make_index(corpus, out, dense, force, embedding_lines(_say))
     _say(f"{count} passages in {out}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from tessera.rollout.toolbox import Toolbox
 from tessera.tasks.data import locate
 from tessera.tasks.options import read_options
 from tessera.tasks.sources import Source
+
+EVERY = 10.0  # seconds between lines of progress
 
 
 class Address(NamedTuple):
@@ -40,6 +43,20 @@ def make_index(corpus: str, out: Path, dense: str | None, force: bool, progress:
     with whole_folder(out, replace=True) as folder:
         build(folder, passages, dense, progress)
     return len(passages)
+
+
+def embedding_lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:
+    """A line now and then about the passages that are embedded, and one in the end."""
+    began = said = clock()
+
+    def told(done: int, passages: int) -> None:
+        nonlocal said
+        now = clock()
+        if done == passages or now - said >= EVERY:
+            said = now
+            say(f"embedded {done} of {passages} passages at {now - began:.0f} s")
+
+    return told
 
 
 def serve_tools(named: Sequence[str], address: Address | None, version: str) -> None:

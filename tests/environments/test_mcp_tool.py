@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from scripted import Scripted
 from tessera.core.errors import UserError
 from tessera.environments.mcp_tool import McpSettings, McpTool, mcp_tools
+from tessera.environments.settings import EnvironmentSettings, ToolSettings
 from tessera.environments.tool import Tool, ToolFailed
+from tessera.rollout.engine import Sampling
+from tessera.rollout.episodes import Opening, Tooled
 from tessera.tasks.options import read_options
+from tiny import tiny_policy
 
 pytest.importorskip("mcp")
 SERVER = (sys.executable, str(Path(__file__).parents[1] / "mcp_example.py"))
@@ -81,3 +86,25 @@ def test_one_place_of_a_server() -> None:
                         ({"command": ["x"], "token_env": "T"}, "token_env goes with url")):  # fmt: skip
         with pytest.raises(UserError, match=said):
             read_options(McpSettings, wrong, "mcp")
+
+
+def test_a_server_that_somebody_else_wrote_is_a_tool_in_an_episode() -> None:
+    """mcp-server-time of PyPI."""
+    pytest.importorskip("mcp_server_time")
+    server = McpSettings(command=(sys.executable, "-m", "mcp_server_time"), tools=("get_current_time",))
+    policy = tiny_policy()
+    settings = EnvironmentSettings(tools=ToolSettings(mcp={"clock": server}), result_tokens=200)
+    script = lambda request, text: (  # noqa: E731
+        "it is late" if '"timezone"' in text else "<get_current_time>Europe/Berlin</get_current_time>"
+    )
+    tooled = Tooled(policy, settings, mcp_tools("clock", server))
+    try:
+        (episode,) = tooled.run(
+            Scripted(policy, script), [Opening((1, 40), (), (), 0)], Sampling(max_new_tokens=99), 99
+        )
+    finally:
+        tooled.toolbox.close()
+    (turn,) = episode.turns
+    assert turn.calls[0].tool == "get_current_time" and turn.calls[0].failure is None
+    assert '"timezone": "Europe/Berlin"' in tooled.words.decode(episode.ids[turn.start : turn.end])
+    assert episode.text.endswith("</get_current_time>it is late")

@@ -1,4 +1,4 @@
-"""Search agents with the real model, a real index of 19,000 passages, and a server that somebody else wrote."""
+"""Search agents with the real model and a real index of 19,000 passages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ import pytest
 
 from command import tessera
 from runs import completions_of, rows_of
-from scripted import Scripted
-from tessera.environments.mcp_tool import McpSettings, mcp_tools
 from tessera.environments.retrieval.index import open_index
-from tessera.environments.settings import EnvironmentSettings, ToolSettings
 from tessera.policy.embedded import is_installed
-from tessera.rollout.engine import Sampling
-from tessera.rollout.episodes import Opening, Tooled
 from tessera.tasks.data import read_jsonl
-from tiny import tiny_policy
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -77,22 +71,3 @@ def test_the_nano_recipe_trains_and_is_evaluated_with_three_tools(index: Path, t
     done = tessera("eval", str(run), *common, "--split", "validation", "--out", str(out))
     assert done.code == 0, done.err
     assert json.loads((out / "result.json").read_text())["parts"][0]["n"] == 6
-
-
-def test_a_server_that_somebody_else_wrote_is_a_tool_in_an_episode(tmp_path: Path) -> None:
-    """mcp-server-time of PyPI, in an environment of its own: it may need another version of the SDK than ours."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    subprocess.run([tmp_path / "venv" / "bin" / "pip", "install", "-q", "mcp-server-time"], check=True)
-    server = McpSettings(command=(str(tmp_path / "venv" / "bin" / "mcp-server-time"),), tools=("get_current_time",))
-    tools = mcp_tools("clock", server)
-    policy = tiny_policy()
-    settings = EnvironmentSettings(tools=ToolSettings(mcp={"clock": server}), result_tokens=200)
-    script = lambda request, text: (  # noqa: E731
-        "it is late" if '"timezone"' in text else "<get_current_time>Europe/Berlin</get_current_time>"
-    )
-    tooled = Tooled(policy, settings, tools)
-    (episode,) = tooled.run(Scripted(policy, script), [Opening((1, 40), (), (), 0)], Sampling(max_new_tokens=99), 99)
-    tooled.toolbox.close()
-    (turn,) = episode.turns
-    assert turn.calls[0].tool == "get_current_time" and turn.calls[0].failure is None
-    assert '"timezone": "Europe/Berlin"' in tooled.words.decode(episode.ids[turn.start : turn.end])

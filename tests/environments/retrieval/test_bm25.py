@@ -1,6 +1,8 @@
 """BM25 against its formula, written out."""
 
+import logging
 import math
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,12 @@ def test_scores_are_those_of_the_formula(retriever: Bm25) -> None:
     (hits,) = retriever.search(["the CAT"], 4)
     assert [hit.passage.id for hit in hits] == ["0", "3"]
     assert [hit.score for hit in hits] == pytest.approx([idf * part for part in of], rel=1e-6)
+
+
+def test_indexing_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        build(tmp_path, PASSAGES, None, lambda done, total: None)
+    assert caplog.records == []
 
 
 def test_equal_scores_keep_the_order_of_the_corpus_and_k_is_a_limit(retriever: Bm25) -> None:

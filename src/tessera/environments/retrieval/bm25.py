@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,4 +66,5 @@ def _package() -> Any:
         import Stemmer  # noqa: F401
     except ImportError as error:
         raise UserError(f"searching needs {error.name}: pip install 'tessera-rl[search]'") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets its own to DEBUG
     return bm25s

@@ -65,7 +65,8 @@ def _encoder(model: str) -> Any:
     try:
         return SentenceTransformer(_path(model))
     except (OSError, ValueError) as error:
-        raise UserError(f"{model} is no sentence-transformers model that can be loaded: {error}") from None
+        why = " ".join(str(error).split())
+        raise UserError(f"{model} is no sentence-transformers model that can be loaded: {why}") from None
 
 
 def _path(model: str) -> str:

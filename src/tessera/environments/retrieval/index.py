@@ -36,7 +36,8 @@ def open_index(folder: Path, kind: Kind = "bm25") -> Retriever:
     if not (folder / ABOUT).is_file():
         raise UserError(f"{folder} is no index; make one with: tessera index CORPUS --out {folder}")
     if kind != "bm25" and json.loads((folder / ABOUT).read_text(encoding="utf-8"))["dense"] is None:
-        raise UserError(f"{folder} has no dense vectors; make them with: tessera index CORPUS --dense MODEL")
+        how = f"tessera index CORPUS --dense MODEL --out {folder} --force"
+        raise UserError(f"{folder} has no dense vectors; make them with: {how}")
     made: dict[Kind, Callable[[], Retriever]] = {
         "bm25": lambda: Bm25(folder),
         "dense": lambda: Dense(folder),
