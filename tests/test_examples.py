@@ -50,3 +50,25 @@ def test_the_weight_halves_every_so_many_tokens() -> None:
     assert done.code == 0, done.err
     row = next(line for line in done.out.splitlines() if line.split()[:2] == ["weight", "1.00"])
     assert row.split()[1:5] == ["1.00", "0.50", "0.25", "0.12"]
+
+
+def test_traces_of_a_search_hold_what_it_shows_and_direct_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bm25s")
+    corpus, questions, out = (tmp_path / name for name in ("corpus.jsonl", "questions.jsonl", "traces.jsonl"))
+    corpus.write_text('{"id": "e", "title": "Emma", "text": "A novel of Jane Austen."}\n')
+    asked = [{"id": n, "question": "who wrote Emma", "answers": [a]} for n, a in enumerate(("Jane Austen", "Brontë"))]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    assert tessera("index", str(corpus), "--out", str(tmp_path / "index")).code == 0
+
+    def traced(direct: str) -> list[tuple[str, str]]:
+        words = ["search_traces.py", str(questions), str(tmp_path / "index"), str(out), "--direct", direct]
+        monkeypatch.setattr("sys.argv", words)
+        runpy.run_path(str(EXAMPLES / "search_traces.py"), run_name="__main__")
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        return [(row["prompt"][-1]["role"], row["completion"]) for row in rows]
+
+    # the second answer stands in no passage: there is nothing to read it from
+    assert traced("0") == [("user", "<search>who wrote Emma</search>"), ("assistant", "<answer>Jane Austen</answer>")]
+    assert traced("1") == [("user", "<answer>Jane Austen</answer>"), ("user", "<answer>Brontë</answer>")]

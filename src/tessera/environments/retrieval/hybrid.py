@@ -1,4 +1,8 @@
-"""Two retrievers in one, by reciprocal rank fusion (Cormack et al. 2009): a hit counts 1 / (60 + its rank)."""
+"""Two retrievers in one, by reciprocal rank fusion (Cormack et al. 2009): a hit counts 1 / (5 + its rank).
+
+The paper's 60 is for lists that are read far down. For the first few passages it puts what both find at about the 40th
+place before what one finds at the first; with 5 that ends at the 7th place of both.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from tessera.environments.retrieval.bm25 import Bm25
 from tessera.environments.retrieval.dense import Dense
 from tessera.environments.retrieval.passages import Hit
 
-OFFSET = 60
+OFFSET = 5
 DEPTH = 100  # hits of each that are fused
 
 
