@@ -38,8 +38,8 @@ def calls(request: Request, prompt: str) -> str:
 
 
 def expressions(request: Request, prompt: str) -> str:
-    """Something in the numbers that the prompt gives first, or their first alone, or no answer."""
-    numbers = re.findall(r"\d+", prompt)[:3]
+    """Something in the numbers that follow the target, or the first of them alone, or no answer."""
+    numbers = re.findall(r"\d+", prompt)[1:4]
     said = (" + ".join(numbers), " * ".join(numbers), " - ".join(numbers), numbers[0], None)[request.seed % 5]
     return "what?" if said is None else f"<answer>{said}</answer>"
 
