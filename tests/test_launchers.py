@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from command import ENVIRONMENT, rl_stage, tessera, write_recipe
+from command import ENVIRONMENT, Outcome, rl_stage, tessera, write_recipe
 from processes import free_port, together
 from runs import check_same, rows_of
 
@@ -103,6 +104,30 @@ def test_a_job_that_is_stopped_as_a_whole_is_saved_and_ends_the_same(project: Pa
     in_two("--resume", "runs/slow")
     in_two("slow.yaml", "run.dir=runs/whole")
     check_same(project / "runs" / "slow", project / "runs" / "whole")
+
+
+def test_the_first_process_alone_needs_the_run_folder(project: Path) -> None:
+    """The others, on another machine, have recipe and model; a resumption without a recipe looks into the folder."""
+    for rank in ("0", "1"):
+        (project / rank).mkdir()
+        for name in ("slow.py", "slow.yaml"):
+            shutil.copy(project / name, project / rank)
+
+    def train(rank: int, *arguments: str) -> Outcome:
+        os.chdir(project / str(rank))
+        return tessera("train", *arguments)
+
+    run, recipe = project / "0" / "runs" / "slow", ("slow.yaml", "stages.0.steps=3")
+    assert [done.code for done in together(lambda rank: train(rank, *recipe))] == [0, 0]
+    shutil.copytree(run, project / "whole")
+    shutil.rmtree(run / "adapter")
+    for name in ("step-00000003-stage-00", "step-00000003-stage-01"):  # back to the checkpoint of the second step
+        shutil.rmtree(run / "checkpoints" / name)
+    resumed = together(lambda rank: train(rank, *recipe, "--resume", "runs/slow"))
+    assert [done.code for done in resumed] == [0, 0], resumed
+    check_same(run, project / "whole")
+    assert not (project / "1" / "runs").exists()
+    assert train(0, "--resume", "runs/other").err == "error: --resume runs/other: there is no run in this folder\n"
 
 
 @pytest.mark.slow

@@ -319,10 +319,11 @@ def _prepared(source: str | None, overrides: list[str], resume: Path | None) -> 
     from tessera.recipe import read_recipe
 
     if resume is not None:
-        if not (resume / "recipe.yaml").is_file():
-            raise UserError(f"--resume {resume}: there is no run in this folder")
         if source and "=" in source and not Path(source).is_file():  # no recipe, and the first override in its place
             overrides, source = [source, *overrides], None
+        follows = source is not None and place().rank > 0  # the first process has the folder, maybe it alone
+        if not (resume / "recipe.yaml").is_file() and not follows:
+            raise UserError(f"--resume {resume}: there is no run in this folder")
         source = source or str(resume / "recipe.yaml")
         overrides = [*overrides, f"run.dir={json.dumps(str(resume))}"]
     if source is None:
