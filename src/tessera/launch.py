@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from tessera.algorithms.registry import idle_keys
 from tessera.core.errors import UserError
 from tessera.core.launcher import lacks_others
 from tessera.core.types import Problem
-from tessera.policy.load import Policy, load_policy
+from tessera.policy.load import Policy, load_policy, resolve_device
 from tessera.policy.quantized import is_quantized
+from tessera.policy.sharded import shard
 from tessera.recipe import Recipe
 from tessera.reports.follower import Follower
 from tessera.reports.run import RunFolder
@@ -124,7 +125,7 @@ def start(
         _check_alike(prepared, ranks)
         # What is wrong with the folder is said before a model is loaded, and is looked at again when it is opened.
         ranks.lead(lambda: _check_folder(prepared, resume, force))
-        policy = policy or load_policy(recipe.model, seed=recipe.seed)
+        policy = _policy(recipe, ranks, policy)
         if not policy.trainable_parameters():
             raise UserError(
                 "model.lora is null: training needs an adapter, such as model.lora: {rank: 16}, or model.full: true"
@@ -147,6 +148,18 @@ def start(
             except Interrupted:
                 ranks.any(False)  # leave together: torchrun kills the others, whose trackers may be at work, after one
                 raise
+
+
+def _policy(recipe: Recipe, ranks: Ranks, given: Policy | None) -> Policy:
+    """The policy that is given, or the recipe's; its weights in parts, where there are several processes for them."""
+    if not recipe.model.shard or ranks.size == 1:
+        return given or load_policy(recipe.model, seed=recipe.seed)
+    # The device never sees the whole weights at once.
+    beside = recipe.model.model_copy(update={"device": "cpu"})
+    device = given.device if given else resolve_device(recipe.model.device)
+    policy = given or load_policy(beside, seed=recipe.seed)
+    shard(policy.model, device)
+    return replace(policy, device=device)
 
 
 def _train(

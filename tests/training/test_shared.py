@@ -18,12 +18,14 @@ from tessera.algorithms import build
 from tessera.core.errors import RunStopped
 from tessera.core.seeding import generator
 from tessera.core.types import Group, Problem
+from tessera.policy.load import Policy
+from tessera.policy.sharded import shard
 from tessera.training.interrupt import Interrupt
 from tessera.training.optimizer import Optimizer
 from tessera.training.ranks import Ranks, processes
 from tessera.training.settings import ComputeSettings, OptimizerSettings
 from tessera.training.step import Learner
-from tiny import tiny_policy
+from tiny import tiny_model, tiny_policy, tiny_tokenizer
 
 SPECS: dict[str, dict[str, Any]] = {
     "grpo": {"name": "grpo", "beta": 0.1},
@@ -100,8 +102,10 @@ def found() -> dict[str, Found]:
     """The updates of every spec in both precisions: by one process, and by both of two, however rows are held."""
     benches = {str(dtype): bench(dtype) for dtype in (torch.float64, torch.float32)}
 
-    def work(rank: int) -> Found:
+    def work(rank: int, parted: bool = False) -> Found:
         with processes() as ranks:
+            for on in benches.values() if parted else ():
+                shard(on.policy.model, on.policy.device)
             splits = SPLITS if ranks.size > 1 else {"alone": [0] * 15}
             return {
                 (precision, name, split): updates(on, spec, owners, ranks)
@@ -112,16 +116,18 @@ def found() -> dict[str, Found]:
 
     (alone,) = together(work, 1)
     first, second = together(work, 2)
-    return {"alone": alone, "first": first, "second": second}
+    parted = dict(zip(("parted first", "parted second"), together(lambda rank: work(rank, parted=True), 2), strict=True))
+    return {"alone": alone, "first": first, "second": second, **parted}
 
 
+@pytest.mark.parametrize("weights", ["", "parted "])
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize(("precision", "relative"), [("torch.float64", 1e-9), ("torch.float32", 1e-5)])
 def test_two_processes_update_as_one(
-    found: dict[str, Found], precision: str, relative: float, name: str, split: str
+    found: dict[str, Found], precision: str, relative: float, name: str, split: str, weights: str
 ) -> None:
-    one, two = found["alone"][precision, name, "alone"], found["first"][precision, name, split]
+    one, two = found["alone"][precision, name, "alone"], found[f"{weights}first"][precision, name, split]
     assert one["counts"] == two["counts"]
     exact = precision == "torch.float64"
     until = UPDATES if exact else 1  # the optimiser's first step makes much of small gradients' last bits
@@ -133,7 +139,7 @@ def test_two_processes_update_as_one(
     assert_close(two["gradients"][:until], one["gradients"][:until], relative)
     if exact:
         assert_close([two["adapter"]], [one["adapter"]], relative)
-    for mine, theirs in zip(two["adapter"], found["second"][precision, name, split]["adapter"], strict=True):
+    for mine, theirs in zip(two["adapter"], found[f"{weights}second"][precision, name, split]["adapter"], strict=True):
         assert torch.equal(mine, theirs)
 
 
@@ -151,39 +157,46 @@ STAGES: dict[str, list[dict[str, Any]]] = {
     "t_spmo": [rl("t_spmo", steps=2, replay={"successes": 1, "failures": 1}, optimizer={"max_grad_norm": 0.01})],
     "cw_grpo": [rl("cw_grpo", steps=2, prompts_per_step=2, updates_per_rollout=2)],
     "clip_cov": [rl("clip_cov", steps=2, prompts_per_step=2, updates_per_rollout=2)],
+    "full": [sft(steps=2), rl({"name": "grpo", "beta": 0.1}, steps=2, prompts_per_step=2, updates_per_rollout=2)],
 }
+WAYS = {"2": 2, "3": 3, "2 parts": 2, "3 parts": 3}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
 
-    def work(size: int) -> Any:
-        def train(rank: int) -> list[dict[str, Any]]:
-            return [
-                run(
-                    folder / f"{name}-{size}",
-                    *stages,
-                    policy=tiny_policy(dtype=torch.float64),
-                    rows=(TRAIN, VALIDATION, TEST),
-                    evaluation={"success": 0.5},
-                    run={"diagnostics_every": 1, "max_rows": 5},
-                )
-                for name, stages in STAGES.items()
-            ]
+    def train(name: str, way: str) -> dict[str, Any]:
+        return run(
+            folder / f"{name}-{way}",
+            *STAGES[name],
+            policy=_policy(full=name == "full"),
+            rows=(TRAIN, VALIDATION, TEST),
+            evaluation={"success": 0.5},
+            run={"diagnostics_every": 1, "max_rows": 5},
+            model={"name": "tiny", "full": name == "full", "shard": "parts" in way},
+        )
 
-        return train
+    def work(way: str) -> list[dict[str, Any]]:
+        with processes():  # one group for all runs: what is left of a run's weights in parts holds on to its own
+            return [train(name, way) for name in STAGES]
 
-    for size in (1, 2, 3):
-        summaries = together(work(size), size)
+    for way, size in {"1": 1, **WAYS}.items():
+        summaries = together(lambda _, way=way: work(way), size)
         assert all(found == summaries[0] for found in summaries)
     return folder
 
 
-@pytest.mark.parametrize("size", [2, 3])
+def _policy(full: bool) -> Policy:
+    if not full:
+        return tiny_policy(dtype=torch.float64)
+    return Policy.from_objects(tiny_model(dtype=torch.float64), tiny_tokenizer(), full=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", STAGES)
-def test_a_run_of_several_processes_ends_as_a_run_of_one(trained: Path, name: str, size: int) -> None:
-    check_close(trained / f"{name}-{size}", trained / f"{name}-1")
+def test_a_run_of_several_processes_ends_as_a_run_of_one(trained: Path, name: str, way: str) -> None:
+    check_close(trained / f"{name}-{way}", trained / f"{name}-1")
 
 
 def test_the_runs_share_the_work(tmp_path: Path) -> None:

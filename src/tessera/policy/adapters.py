@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tessera.core.errors import UserError
 from tessera.policy.folders import whole_folder
+from tessera.policy.parts import in_parts, placed
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -145,8 +146,12 @@ def unchanging(model: nn.Module) -> Iterator[None]:
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """CPU copies of the adapter's tensors under the names of a saved adapter; of all weights, where these learn."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in _adapter_tensors(model).items()}
+    """CPU copies of the adapter's tensors under the names of a saved adapter; of all weights, where these learn.
+
+    Of weights in parts (`sharded`) the copies are too, and stay where they are.
+    """
+    own = {name: tensor.detach() for name, tensor in _adapter_tensors(model).items()}
+    return {name: (tensor if in_parts(tensor) else tensor.cpu()).clone() for name, tensor in own.items()}
 
 
 def set_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -155,7 +160,7 @@ def set_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     _check_same(own, state)
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            tensor.copy_(placed(state[name], like=tensor))
 
 
 def save_adapter(model: PeftModel, folder: str | Path) -> None:

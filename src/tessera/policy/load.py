@@ -21,6 +21,7 @@ from tessera.core.seeding import derive
 from tessera.policy import products, quantized
 from tessera.policy.adapters import LoraSettings, attach_lora, attach_saved
 from tessera.policy.embedded import EMBEDDED, cache_folder, is_installed
+from tessera.policy.parts import agreed, local
 from tessera.policy.prefix import causal_lm
 from tessera.policy.prompting import read_template
 from tessera.policy.quantized import Bits
@@ -38,7 +39,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class ModelConfig(BaseModel):
     """Which model, in which precision, where, and what of it learns.
 
-    `quantize` keeps the frozen maps of the layers in 8 or 4 bits. With `full` all weights learn and there is no
+    `quantize` keeps the frozen maps of the layers in 8 or 4 bits. With `shard` each of several processes keeps its
+    share of the weights alone (docs/scaling.md); one process keeps them all. With `full` all weights learn and there is no
     adapter; without it `lora: null` loads a frozen model, for evaluation only. `adapter` is the folder of a saved LoRA
     adapter to start from or to evaluate; it brings its own LoRA settings, so `lora` is left out then.
     `chat_template` is the path of a jinja file that replaces the tokenizer's.
@@ -55,12 +57,15 @@ class ModelConfig(BaseModel):
     trust_remote_code: bool = False
     lora: LoraSettings | None = LoraSettings()
     full: bool = False
+    shard: bool = False
     adapter: str | None = None
     chat_template: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _adapter_brings_its_settings(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("shard") and data.get("quantize") is not None:
+            raise ValueError("shard parts weights as they are: leave out quantize, or shard")
         if not isinstance(data, dict) or (data.get("adapter") is None and not data.get("full")):
             return data
         if data.get("full"):
@@ -136,12 +141,15 @@ class Policy:
         return [parameter for _, parameter in self._trainable()]
 
     def fingerprint(self) -> str:
-        """A hash of the trainable parameters' names and bytes: equal exactly when the adapters are."""
+        """A hash of the trainable parameters' names and bytes: equal exactly when the adapters are.
+
+        All processes call it where the weights that learn are in parts.
+        """
         digest = hashlib.blake2b(digest_size=16)
         for name, parameter in self._trainable():
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+            digest.update(local(parameter.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return agreed(digest.hexdigest(), self.trainable_parameters())
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)

@@ -20,6 +20,7 @@ from tessera.core.errors import UserError
 from tessera.policy.forest import Forest, Row, plant
 from tessera.policy.head import Ask, Scores, project
 from tessera.policy.prefix import causal_lm, extend, prefill
+from tessera.policy.sharded import in_one_pass
 from tessera.policy.trunk import packs, states
 
 
@@ -50,7 +51,8 @@ def score(
     the host's memory; `check_saving` says where they are possible.
     """
     with save_on_cpu(pin_memory=True) if offload else nullcontext():
-        return _score(causal_lm(model), rows, temperature, tuple(eos_ids), recompute)
+        causal = causal_lm(model)
+        return in_one_pass(causal, lambda: _score(causal, rows, temperature, tuple(eos_ids), recompute))
 
 
 def _score(

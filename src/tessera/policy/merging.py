@@ -31,17 +31,20 @@ def load_merged(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
     return _merged(model, config), tokenizer
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write safetensors, configurations, tokenizer and chat template into `folder`."""
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, Any] | None = None
+) -> None:
+    """Write safetensors, of `weights` where they are not the model's, configurations, tokenizer and chat template."""
     with quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
 
 
-def save_trained(policy: Policy, folder: Path) -> None:
-    """Write all weights of a policy without an adapter, and its tokenizer. Replaces `folder` whole."""
+def save_trained(policy: Policy, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Write all weights of a policy without an adapter (`weights`, where they are not its model's), and its tokenizer.
+    Replaces `folder` whole."""
     with whole_folder(folder, replace=True) as aside:
-        save_model(cast("PreTrainedModel", policy.model), policy.tokenizer, aside)
+        save_model(cast("PreTrainedModel", policy.model), policy.tokenizer, aside, weights)
 
 
 def _merged(model: Any, config: ModelConfig) -> PreTrainedModel:

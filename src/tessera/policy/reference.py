@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tessera.policy.adapters import adapter_state, check_same_update, load_adapter_state, set_adapter_state
+from tessera.policy.parts import gathered, in_parts, placed
 
 KINDS = ("start_of_stage", "initial")
 SAMPLED = 64  # numbers of each frozen tensor that a fingerprint looks at
@@ -38,15 +39,15 @@ class Reference:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take a saved state (of a checkpoint) for the reference."""
-        self.state = {name: state[name].to(p.device, p.dtype) for name, p in _trainable(self.model)}
+        self.state = {name: placed(state[name].to(p.device, p.dtype), like=p) for name, p in _trainable(self.model)}
 
     def fingerprint(self) -> str:
         """A hash that names the reference in the run's records: of the copied weights, or of a sample of the frozen
-        model's."""
+        model's. All processes call it where weights are in parts."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self._weights()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(gathered(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @contextmanager
@@ -57,12 +58,8 @@ class Reference:
                 with self.model.disable_adapter():
                     yield
                 return
-            policy = {name: p.data for name, p in _trainable(self.model)}
-            self._load(self.state)
-            try:
+            with self._instead(self.state):
                 yield
-            finally:
-                self._load(policy)
 
     def _read(self, folder: str) -> None:
         """Take the adapter of `folder`; the policy keeps its own."""
@@ -78,12 +75,25 @@ class Reference:
             return
         for name, p in self.model.named_parameters():
             if not p.requires_grad:
-                numbers = p.detach().flatten()
+                numbers = gathered(p.detach()).flatten()
                 yield name, numbers[:: max(1, len(numbers) // SAMPLED)]
+
+    @contextmanager
+    def _instead(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the context the policy's own numbers are those of `state`."""
+        own = {name: p.data.clone() if in_parts(p) else p.data for name, p in _trainable(self.model)}
+        self._load(state)
+        try:
+            yield
+        finally:
+            self._load(own)
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
         for name, p in _trainable(self.model):
-            p.data = state[name]
+            if in_parts(p):
+                p.copy_(state[name])  # the tensor is a view of what is sent
+            else:
+                p.data = state[name]
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def _layer(layer: nn.Module, config: Any, view: View, angles: Any) -> Callable[[
         before = config._attn_implementation
         config._attn_implementation = ATTENTION
         try:
-            out = layer(hidden, attention_mask=view, position_embeddings=angles, position_ids=view.position)
+            out = layer(hidden, attention_mask=view.attend, position_embeddings=angles, position_ids=view.position)
         finally:
             config._attn_implementation = before
         given: Tensor = out[0] if isinstance(out, tuple) else out
@@ -116,15 +116,15 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: View,
+    attention_mask: Callable[[int, Tensor, Tensor, Tensor, How], Tensor],
     *,
     scaling: float,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What the layers call: transformers hands over whatever stands for its mask, here the view."""
-    out = attention_mask.attend(module.layer_idx, query, key, value, How(scaling, sliding_window, softcap))
+    """What the layers call: transformers hands over whatever stands for its mask, here the view's `attend`."""
+    out = attention_mask(module.layer_idx, query, key, value, How(scaling, sliding_window, softcap))
     return out.transpose(1, 2), None
 
 

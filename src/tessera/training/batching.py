@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from tessera.policy.forest import Row, common, in_order
 
+SPARE = Row((0,), (0,), (0,))  # is scored and counts for nothing, where another process has rows
+
 
 def micro_batches(rows: Sequence[Row], budget: int, *, packed: bool = True) -> list[list[int]]:
     """Indices of `rows` in micro-batches of at most `budget` tokens each (one row may exceed it alone).

@@ -59,13 +59,14 @@ class Interrupt:
             self._immediate = False
         self.check()  # a request can be lost in the middle: a user's code may catch whatever is raised
 
-    def between(self, parts: Iterable[T]) -> Iterator[T]:
+    def between(self, parts: Iterable[T], abreast: bool = False) -> Iterator[T]:
         """The parts of work that may be dropped in its middle; Interrupted after the last one that was begun.
 
-        Processes may have different numbers of parts: they meet at the end.
+        Processes may have different numbers of parts, and meet at the end; `abreast` they have as many, and stop at
+        the same one.
         """
         for part in parts:
-            if self.requested:
+            if self.ranks.any(self.requested) if abreast else self.requested:
                 break
             yield part
         self.check()

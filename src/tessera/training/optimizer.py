@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera.core.errors import RunStopped, UserError
+from tessera.policy.parts import gathered, in_parts, placed
 from tessera.training.ranks import Ranks
 from tessera.training.settings import OptimizerSettings
 
@@ -51,7 +52,7 @@ class Optimizer:
         self._widen_gradients()
         if self.ranks.size > 1:
             self._sum_gradients()
-        norm = float(nn.utils.clip_grad_norm_(self.masters, limit))
+        norm = float(gathered(nn.utils.clip_grad_norm_(self.masters, limit)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.clear()
             raise RunStopped(
@@ -79,15 +80,19 @@ class Optimizer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        self.adamw.load_state_dict({key: value for key, value in state.items() if key != "masters"})
+        self._load({key: value for key, value in state.items() if key != "masters"})
         with torch.no_grad():
             for (_, master), saved in zip(self._narrow(), state.get("masters", ()), strict=True):
-                master.copy_(saved)
+                master.copy_(placed(saved, like=master))
 
     def carry(self, state: dict[str, Any]) -> None:
         """Begin with the moments of an earlier stage's `state`; rates, decay and the like are this one's own."""
         own = self.adamw.state_dict()
-        self.adamw.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})
+        self._load({"state": state["state"], "param_groups": own["param_groups"]})
+
+    def _load(self, state: dict[str, Any]) -> None:
+        moments = {i: _placed(of, self.masters[i]) for i, of in state["state"].items()}
+        self.adamw.load_state_dict({**state, "state": moments})
 
     def _narrow(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Parameters in half precision, each with its float32 copy."""
@@ -102,7 +107,8 @@ class Optimizer:
     def _sum_gradients(self) -> None:
         """Over the processes; what no process has a gradient of stays without."""
         told = self.ranks.gather([master.grad is not None for master in self.masters])
-        learnt = [master for master, *have in zip(self.masters, *told, strict=True) if any(have)]
+        both = zip(self.masters, *told, strict=True)
+        learnt = [master for master, *have in both if any(have) and not in_parts(master)]  # those are summed already
         self.ranks.sum([_gradient(master) for master in learnt])
 
 
@@ -110,6 +116,12 @@ def _wide(parameter: nn.Parameter) -> nn.Parameter:
     if parameter.dtype not in (torch.bfloat16, torch.float16):
         return parameter
     return nn.Parameter(parameter.detach().float())
+
+
+def _placed(moments: dict[str, Tensor], parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Of a parameter, which are in parts as it is; a count of steps is of all."""
+    shaped = {name for name, tensor in moments.items() if tensor.shape == parameter.shape}
+    return {name: placed(tensor, parameter) if name in shaped else tensor for name, tensor in moments.items()}
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -123,6 +135,8 @@ def _class(kind: str, parameters: Sequence[nn.Parameter]) -> Any:
     if kind == "adamw":
         return torch.optim.AdamW
     device = parameters[0].device.type
+    if in_parts(parameters[0]):
+        raise UserError("optimizer.kind adamw_8bit does not know weights in parts: use adamw, or leave out model.shard")
     if device != "cuda":
         raise UserError(f"optimizer.kind adamw_8bit needs a CUDA device, and the policy is on {device}: use adamw")
     try:

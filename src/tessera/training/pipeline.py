@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -16,7 +17,9 @@ from tessera.core.errors import RunStopped, TesseraError, UserError
 from tessera.evaluation.estimators import paired_difference_interval
 from tessera.policy.adapters import adapter_state, save_adapter, set_adapter_state
 from tessera.policy.merging import save_trained
+from tessera.policy.parts import gathered
 from tessera.policy.reference import KINDS, Reference
+from tessera.policy.sharded import is_sharded
 from tessera.reports.summary import summarise
 from tessera.training import checkpoint
 from tessera.training.checkpoint import Checkpoint
@@ -104,17 +107,18 @@ class Pipeline:
         while state.stage < len(self.stages):
             self._stage(found if found and found.state["stage"] == state.stage else None)
             found = None
-        self.run.ranks.lead(self._keep)
+        self._keep()
 
     def _keep(self) -> None:
         """Write what was trained: the adapter, or the whole model where there is none."""
-        policy, folder = self.run.policy, self.run.folder
-        whole = not hasattr(policy.model, "peft_config")
-        with checkpoint.stops_run(folder.model if whole else folder.adapter):
-            if whole:
-                save_trained(policy, folder.model)
-            else:
-                save_adapter(cast("PeftModel", policy.model), folder.adapter)
+        policy, folder, ranks = self.run.policy, self.run.folder, self.run.ranks
+        if hasattr(policy.model, "peft_config"):
+            ranks.lead(lambda: _write(folder.adapter, lambda to: save_adapter(cast("PeftModel", policy.model), to)))
+        else:
+            weights = None
+            if is_sharded(policy.model):
+                weights = gathered(policy.model.state_dict(keep_vars=True), keep=ranks.first)  # a tied one once
+            ranks.lead(lambda: _write(folder.model, lambda to: save_trained(policy, to, weights)))
 
     def _stage(self, found: Checkpoint | None) -> None:
         settings, state = self.stages[index := self.run.state.stage], self.run.state
@@ -212,7 +216,8 @@ class Pipeline:
                 reference = runner.reference.fingerprint()
                 if runner.reference.state is not None:
                     tensors["reference"] = runner.reference.state
-        saved = Checkpoint({**run.state.to_json(), "runner": own, "reference": reference}, tensors, optimizer)
+        state = {**run.state.to_json(), "runner": own, "reference": reference}
+        saved = Checkpoint(state, *gathered([tensors, optimizer], keep=run.ranks.first))
         run.ranks.lead(lambda: checkpoint.save(run.folder.checkpoints, saved, run.run.keep_checkpoints))
 
     def _restore(self, found: Checkpoint) -> None:
@@ -240,6 +245,11 @@ class Pipeline:
         run.folder.write_summary(summary)
         run.folder.write_report()
         return summary
+
+
+def _write(target: Path, write: Callable[[Path], None]) -> None:
+    with checkpoint.stops_run(target):
+        write(target)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from tessera.core.types import Rollout
 from tessera.policy.forest import Forest, Row, plant
 from tessera.policy.prefix import causal_lm
 from tessera.policy.trunk import packs
-from tessera.training.batching import micro_batches, padding
+from tessera.training.batching import SPARE, micro_batches, padding
+from tessera.training.ranks import Ranks
 
 
 class MicroBatch(NamedTuple):
@@ -81,8 +82,13 @@ class Planned:
             if rollout.trunk is not None:
                 rollout.trunk.release()
 
-    def micro_batches(self, where_BT: Tensor, model: Any, budget: int) -> list[MicroBatch]:
-        """The rows with a position in `where_BT`, in micro-batches of `budget` tokens; cut once for each `where_BT`."""
+    def micro_batches(
+        self, where_BT: Tensor, model: Any, budget: int, abreast: Ranks | None = None
+    ) -> list[MicroBatch]:
+        """The rows with a position in `where_BT`, in micro-batches of `budget` tokens; cut once for each `where_BT`.
+
+        With `abreast` these processes have equally many that run the same layers: some may have none of their rows.
+        """
         for known_BT, cut in self._cuts:
             if torch.equal(known_BT, where_BT):
                 return cut
@@ -95,8 +101,27 @@ class Planned:
             forest = plant([rows[i] for i in members], device)
             forest.take([self.rollouts[i].trunk for i in members])
             cut.append(MicroBatch(members, forest, 0 if packed else padding(forest.rows)))
+        if abreast is not None:
+            cut = _even(cut, causal, abreast)
         self._cuts.append((where_BT, cut))
         return cut
+
+
+def _even(cut: list[MicroBatch], causal: Any, ranks: Ranks) -> list[MicroBatch]:
+    """As many as the process with most has; the frozen layers run again for all, or for none."""
+    told = ranks.gather((len(cut), all(micro.forest.below_KH is not None for micro in cut)))
+    cut = cut + [MicroBatch([], _spare(causal), 0) for _ in range(max(count for count, _ in told) - len(cut))]
+    if not all(kept for _, kept in told):
+        for micro in cut:
+            micro.forest.below_KH = None
+    return cut
+
+
+def _spare(causal: Any) -> Forest:
+    weight, hidden = causal.get_input_embeddings().weight, causal.config.get_text_config().hidden_size
+    forest = plant([SPARE], weight.device)
+    forest.below_KH = torch.zeros(1, hidden, dtype=weight.dtype, device=weight.device)
+    return forest
 
 
 def spread(values_N: Tensor, where_BT: Tensor) -> Tensor:

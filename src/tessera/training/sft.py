@@ -14,8 +14,9 @@ from tessera.policy.forest import Row
 from tessera.policy.logprobs import check_saving, score
 from tessera.policy.prefix import causal_lm
 from tessera.policy.reference import Reference
+from tessera.policy.sharded import is_sharded
 from tessera.policy.trunk import packs
-from tessera.training.batching import micro_batches
+from tessera.training.batching import SPARE, micro_batches
 from tessera.training.context import RunContext
 from tessera.training.curriculum import make_sampler
 from tessera.training.examples import examples, harvested, rows
@@ -108,17 +109,19 @@ class SFTRunner:
     def _gradients(self, rows: list[Row], tokens: int) -> tuple[float, int]:
         """Mean negative log-likelihood over the batch's tokens, and how many of them were the likeliest."""
         loss, right = 0.0, 0
-        model, compute = self.run.policy.model, self.settings.compute
+        model, compute, ranks = self.run.policy.model, self.settings.compute, self.run.ranks
+        abreast = is_sharded(model)
         cuts = micro_batches(rows, compute.tokens_per_microbatch, packed=packs(causal_lm(model)))
-        for part in self.run.interrupt.between(cuts):
+        more = max(ranks.gather(len(cuts))) - len(cuts) if abreast else 0
+        for part in self.run.interrupt.between(cuts + [[]] * more, abreast):
             scores = score(
                 model,
-                [rows[i] for i in part],
+                [rows[i] for i in part] or [SPARE],
                 recompute=compute.gradient_checkpointing,
                 offload=compute.offload_activations,
             )
-            share = -scores.logp_N.sum() / tokens
+            share = -scores.logp_N.sum() / tokens if part else 0 * scores.logp_N.sum()
             share.backward()
             loss += float(share.detach())
-            right += int(scores.likeliest_N.sum())
+            right += int(scores.likeliest_N.sum()) if part else 0
         return loss, right

@@ -22,6 +22,7 @@ from tessera.policy.adapters import adapter_matrices
 from tessera.policy.head import Scores
 from tessera.policy.logprobs import check_saving, score
 from tessera.policy.reference import Reference, evaluating
+from tessera.policy.sharded import is_sharded
 from tessera.training.interrupt import Interrupt
 from tessera.training.optimizer import Optimizer
 from tessera.training.planned import MicroBatch, Planned, Seen, spread
@@ -104,6 +105,7 @@ class Learner:
         self.compute = compute or ComputeSettings()
         check_saving(model, recompute=self.compute.gradient_checkpointing, offload=self.compute.offload_activations)
         self.eos_ids = tuple(eos_ids)
+        self.abreast = is_sharded(model)  # processes pass through layers together
 
     def plan(self, groups: Sequence[Group], generator: Generator) -> Planned:
         """PLAN for the rollouts that have a reward, those of groups too small for a group statistic left out."""
@@ -140,7 +142,7 @@ class Learner:
         weight_BT = self._whole_step_weights(planned, done)
         micro_batches = self._micro_batches(planned, planned.plan.active_BT)
         planned.release()
-        for micro in self.interrupt.between(micro_batches):
+        for micro in self.interrupt.between(micro_batches, self.abreast):
             self._micro_batch(planned, micro, weight_BT, done)
         if self.interrupt.ranks.first:  # a penalty on the parameters counts once
             done.loss += self._parameter_loss(done)
@@ -169,14 +171,17 @@ class Learner:
         return done if len(parts) == 1 else joined(parts)
 
     def _micro_batches(self, planned: Planned, where_BT: Tensor) -> list[MicroBatch]:
-        return planned.micro_batches(where_BT, self.model, self.compute.tokens_per_microbatch)
+        abreast = self.interrupt.ranks if self.abreast else None
+        return planned.micro_batches(where_BT, self.model, self.compute.tokens_per_microbatch, abreast)
 
     def _everywhere(self, planned: Planned, where_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-prob, entropy and log-prob of ending at the positions `where_BT`, without gradient; 0 elsewhere."""
         found = [torch.zeros(where_BT.shape, dtype=torch.float64) for _ in range(3)]
         with torch.no_grad(), evaluating(self.model):
-            for part, forest, _ in self.interrupt.between(self._micro_batches(planned, where_BT)):
+            for part, forest, _ in self.interrupt.between(self._micro_batches(planned, where_BT), self.abreast):
                 s = score(self.model, forest, temperature=self.temperature, eos_ids=self.eos_ids)
+                if not part:
+                    continue
                 for field_BT, values_N in zip(found, (s.logp_N, s.entropy_N, s.eos_logp_N), strict=True):
                     field_BT[part] = spread(values_N.double().cpu(), where_BT[part])
         self.interrupt.ranks.sum(found)  # each position is one process's, and 0 in the others
@@ -208,6 +213,9 @@ class Learner:
         )
         if not scores.logp_N.requires_grad:
             raise RunStopped("no log-prob depends on a trainable parameter: the adapter is switched off or frozen")
+        if not part:
+            (0 * scores.logp_N.sum()).backward()
+            return
         first = part[0] not in planned.old
         if first:  # the policy of the first update is the one that sampled
             counts = [len(row.positions) for row in micro.forest.rows]
