@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from tessera.core.types import Problem
@@ -24,10 +24,11 @@ class MemoryPlan(NamedTuple):
     parts: list[Part]
 
 
-def memory_plan(prepared: Prepared) -> MemoryPlan:
+def memory_plan(prepared: Prepared, processes: int = 1) -> MemoryPlan:
     """The memory estimate of the recipe's most demanding phase: a stage, or its evaluations. Loads no weights.
 
-    It is that of the trainer: what another engine than its own model takes is not known here.
+    It is that of the trainer: what another engine than its own model takes is not known here. It is that of one of so
+    many `processes`, which divide weights with `model.shard`, and rows.
 
     Raises UserError when a prompt and its longest completion exceed the model's context.
     """
@@ -35,15 +36,17 @@ def memory_plan(prepared: Prepared) -> MemoryPlan:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     texts = _Texts(_tokenizer(recipe.model), recipe.chat_template_kwargs, context)
     work = {
-        f"stage {stage.name}": _of_stage(prepared, stage, learnt, texts)
+        f"stage {stage.name}": _of_stage(prepared, stage, learnt, texts, processes)
         for stage, learnt in zip(prepared.stages, prepared.learns, strict=True)
         if not isinstance(stage, EvalStage)
     }
     if evaluated := prepared.evaluated:
         prompt, completion = texts.longest(evaluated)
-        rows = _sampled(prepared, len(evaluated))
+        rows = _sampled(prepared, -(-len(evaluated) // processes))
         work["evaluation"] = Workload(rows, 0, prompt, completion, update_prompts=0)
-    plans = [MemoryPlan(phase, estimate(model, sizes, recipe.model.quantize)) for phase, sizes in work.items()]
+    parts = processes if recipe.model.shard else 1
+    sized = {phase: replace(sizes, parts=parts) for phase, sizes in work.items()}
+    plans = [MemoryPlan(phase, estimate(model, sizes, recipe.model.quantize)) for phase, sizes in sized.items()]
     return max(plans, key=lambda plan: plan.parts[-1].bytes)
 
 
@@ -76,15 +79,17 @@ def _tokenizer(model: ModelConfig) -> Any:
     return tokenizer
 
 
-def _of_stage(prepared: Prepared, stage: SFTStage | RLStage, learnt: Sequence[Example], texts: _Texts) -> Workload:
+def _of_stage(
+    prepared: Prepared, stage: SFTStage | RLStage, learnt: Sequence[Example], texts: _Texts, processes: int
+) -> Workload:
     if isinstance(stage, RLStage):
-        group, rows = stage.group_size, stage.prompts_per_step * stage.group_size
+        group, rows = stage.group_size, -(-stage.prompts_per_step * stage.group_size // processes)
         sampled = _sampled(prepared, rows)
         tools = prepared.recipe.environment
         said = 0 if tools is None else tools.turns * tools.result_tokens
         prompt, completion = texts.longest((problem, stage.max_new_tokens + said) for problem in prepared.task.train)
     else:
-        group, rows, sampled = 1, stage.batch_size, 0
+        group, rows, sampled = 1, -(-stage.batch_size // processes), 0
         pairs = [(example.problem, texts.count(example.text) + 1) for example in learnt]
         prompt, completion = texts.longest([*pairs, *_harvested(prepared, stage)])
     fitting = _rows_in(stage.compute.tokens_per_microbatch, rows, group, prompt, completion)
@@ -98,7 +103,7 @@ def _of_stage(prepared: Prepared, stage: SFTStage | RLStage, learnt: Sequence[Ex
         completion,
         update_prompts=-(-fitting // group),
         kept_rows=rows if keeps else 0,
-        kept_prompts=rows // group if keeps else 0,
+        kept_prompts=-(-rows // group) if keeps else 0,
         recompute=stage.compute.gradient_checkpointing,
         offload=stage.compute.offload_activations,
         eight_bit=stage.optimizer.kind == "adamw_8bit",

@@ -166,19 +166,22 @@ def suites() -> None:
 def check(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
     overrides: Overrides = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the run, one a device: the memory is that of each.")
+    ] = 1,
 ) -> None:
     """Say what a recipe will run, its sizes, and an estimate of the memory it needs. Loads no weights."""
     from tessera.assess import memory_plan
 
     prepared = _prepared(recipe, overrides or [], None)
-    plan = memory_plan(prepared)
+    plan = memory_plan(prepared, processes)
     _say(prepared.recipe.text())
     for stage, algorithm in zip(prepared.stages, prepared.algorithms, strict=True):
         if algorithm is not None:
             _say(f"stage {stage.name} composes {algorithm.name}:\n{algorithm.describe()}\n")
     task = prepared.task
     _say(f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test problems\n")
-    _say(f"memory where it is most needed, {plan.phase}:")
+    _say(f"memory{' of each process' if processes > 1 else ''} where it is most needed, {plan.phase}:")
     table = Table("what", "estimate", "formula", box=None)
     for part in plan.parts:
         table.add_row(part.what, f"{part.bytes / 2**20:,.1f} MiB", part.formula)

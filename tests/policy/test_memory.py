@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peak import peak
+from processes import together
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
@@ -18,9 +19,12 @@ from tessera.core.types import Group, Problem, Rollout
 from tessera.policy.adapters import LoraSettings, attach_lora, save_adapter
 from tessera.policy.load import ModelConfig, Policy, load_policy
 from tessera.policy.memory import Workload, estimate, skeleton
+from tessera.policy.parts import local
+from tessera.policy.sharded import shard, whole
 from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine
 from tessera.training.optimizer import Optimizer
+from tessera.training.ranks import processes
 from tessera.training.settings import ComputeSettings, OptimizerSettings
 from tessera.training.step import Learner
 from tiny import tiny_model, tiny_policy, tiny_tokenizer
@@ -131,6 +135,42 @@ def test_an_update_of_all_weights_takes_what_was_estimated_within_a_fifth(dtype:
     kept = plan["weights that learn, AdamW state, reference"]
     assert kept == numbers * (own + 8 + (0 if own == 4 else 4))  # weights, two moments, float32 copies
     assert _plan(policy.model, replace(work, references=1))["peak"] == plan["peak"] + numbers * own
+
+
+def _in_parts(rank: int) -> dict[str, tuple[float, float]]:
+    """Estimated and measured bytes of what a process keeps, of an update and of what sampling takes besides."""
+    with processes():
+        policy = _middling(torch.float32, None)
+        work = Workload(8, 8, prompt_tokens=50, completion_tokens=160, parts=2)
+        groups = _groups(policy, work)
+        groups = [replace(g, rollouts=tuple(replace(r, rank=rank) for r in g.rollouts)) for g in groups]
+        shard(policy.model, policy.device)
+        optimizer = Optimizer(policy.trainable_parameters(), OptimizerSettings(), 1)
+        learner = Learner(policy.model, build("grpo"), optimizer, None, temperature=1.0)
+        learner.interrupt.ranks.rank = rank
+        learner.update(learner.plan(groups, generator(0)))
+        with peak() as updating:
+            learner.update(learner.plan(groups, generator(0)))
+        with peak() as sampling, whole(policy.model):
+            pass
+        plan = _plan(policy.model, work)
+        kept = sum(local(p).nbytes for p in policy.model.parameters())
+        kept += sum(local(x).nbytes for of in optimizer.state()["state"].values() for x in of.values() if x.dim())
+        return {
+            "kept": (plan["weights that learn, AdamW state, reference"], kept),
+            "update": (sum(size for name, size in plan.items() if "update" in name), updating.bytes),
+            "sampling": (plan["whole weights (sampling)"], sampling.bytes),
+        }
+
+
+def test_a_process_that_keeps_a_part_takes_what_was_estimated_within_a_fifth() -> None:
+    for told in together(_in_parts):
+        assert told["kept"][0] == pytest.approx(told["kept"][1], rel=0.01)
+        assert 0.8 < told["update"][0] / told["update"][1] < 1.2
+        estimated, measured = told["sampling"]  # which parts arrive at the same time differs from run to run
+        assert estimated / 2 < measured < 1.2 * estimated
+    cut, uncut = (_plan(_middling(torch.float32, None).model, replace(WORK, parts=n)) for n in (4, 1))
+    assert cut["peak"] < uncut["peak"] / 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -37,7 +37,8 @@ class Workload:
     get a log-probability, None for all; `update_prompts` how many different prompts a micro-batch holds. Of
     `kept_rows` completions the frozen layers' output is kept from sampling (0: none), of `kept_prompts` prompts.
     `recompute`, `offload` and `eight_bit` are gradient checkpointing, activation offload and 8-bit AdamW; `references`
-    how many copies of all weights are kept for reference policies, where all learn.
+    how many copies of all weights are kept for reference policies, where all learn. With `model.shard` over several
+    processes each keeps one of so many `parts` of the weights, and the estimate is of one process.
     """
 
     rollout_rows: int
@@ -52,6 +53,7 @@ class Workload:
     offload: bool = False
     eight_bit: bool = False
     references: int = 0
+    parts: int = 1
 
     @property
     def nodes(self) -> int:
@@ -93,19 +95,56 @@ def estimate(model: nn.Module, work: Workload, quantize: Bits | None = None) -> 
     The peak is what stays for the whole run plus the larger of the two phases, sampling and update. The maps of a
     skeleton's layers will be loaded in the bits of `quantize`.
     """
-    always = [_weights(model, quantize), _adapter(model, work), _trunk(model, work)]
-    sampling = [_cache(model, work), _sampling_logits(model, work), _dora_cache(model)]
-    update = [_activations(model, work), _passing(model, work), _whole_maps(model, quantize), _gradient(model)]
-    peak = _sum(always) + max(_sum(sampling), _sum(update), _step(model))
+    always = [_weights(model, work, quantize), _adapter(model, work), _trunk(model, work)]
+    sampling = [_cache(model, work), _sampling_logits(model, work), _dora_cache(model), _all_of_them(model, work)]
+    update = [
+        _activations(model, work),
+        _passing(model, work),
+        _whole_maps(model, quantize),
+        _gradient(model, work),
+        _at_work(model, work),
+    ]
+    peak = _sum(always) + max(_sum(sampling), _sum(update), _step(model, work))
     return [*always, *sampling, *update, Part("peak", peak, "what stays + max(sampling, update)")]
 
 
-def _weights(model: nn.Module, quantize: Bits | None) -> Part:
+def _weights(model: nn.Module, work: Workload, quantize: Bits | None) -> Part:
     size = sum(_bytes(p) + quantized.state_bytes(p) for p in model.parameters() if not p.requires_grad)
     if quantize is not None:
         maps = [module.weight for module in _frozen_maps(model) if type(module) is nn.Linear]
         size += sum(quantized.packed_bytes(weight, quantize) - _bytes(weight) for weight in maps)
-    return Part("weights", size, "parameters x bytes each")
+    return Part("weights", size // work.parts, "parameters x bytes each" + _by(work))
+
+
+def _by(work: Workload) -> str:
+    return f" / {work.parts} processes" if work.parts > 1 else ""
+
+
+def _all_of_them(model: nn.Module, work: Workload) -> Part:
+    """The whole weights beside the part that is kept, for the trainer's own model to sample; and what arrives of them,
+    a layer or the vocabulary's matrices, at a time."""
+    layer, outside, every = _layers(model)
+    size = every + max(layer, outside) if work.parts > 1 and work.rollout_rows else 0
+    return Part("whole weights (sampling)", size, "parameters x bytes each + the larger of vocabulary and a layer")
+
+
+def _at_work(model: nn.Module, work: Workload) -> Part:
+    """What is whole at a time: the vocabulary's matrices, and a layer while the next one is on its way."""
+    layer, outside, _ = _layers(model)
+    size = (outside + 2 * layer) * (2 if _whole(model) else 1) if work.parts > 1 else 0
+    return Part("weights that are at work, and their gradients (update)", size, "vocabulary and two layers")
+
+
+def _layers(model: nn.Module) -> tuple[int, int, int]:
+    """Bytes of the largest layer, of what is in no layer, and of all."""
+    layers = [sum(_bytes(p) for p in layer.parameters()) for layer in decoder_layers(model)[1]]
+    every = sum(map(_bytes, _in_parts(model)))
+    return max(layers), every - sum(layers), every
+
+
+def _in_parts(model: nn.Module) -> list[nn.Parameter]:
+    """What `model.shard` would divide: all but adapters."""
+    return _whole(model) or [p for p in model.parameters() if not p.requires_grad]
 
 
 def _frozen_maps(model: nn.Module) -> list[nn.Linear]:
@@ -136,7 +175,8 @@ def _all_weights(parameters: list[nn.Parameter], work: Workload) -> Part:
     numbers = sum(p.numel() for p in parameters)
     moments = 2 * numbers if work.eight_bit else 2 * FLOAT32 * numbers
     size = (1 + work.references) * sum(map(_bytes, parameters)) + _copies(parameters) + moments
-    return Part("weights that learn, AdamW state, reference", size, "(1 + references) x own + moments + float32 copies")
+    formula = "(1 + references) x own + moments + float32 copies"
+    return Part("weights that learn, AdamW state, reference", size // work.parts, formula + _by(work))
 
 
 def _copies(parameters: list[nn.Parameter]) -> int:
@@ -144,13 +184,14 @@ def _copies(parameters: list[nn.Parameter]) -> int:
     return sum(FLOAT32 * p.numel() for p in parameters if p.element_size() < FLOAT32)
 
 
-def _gradient(model: nn.Module) -> Part:
-    return Part("gradient of all weights (update)", sum(map(_bytes, _whole(model))), "parameters x bytes each")
+def _gradient(model: nn.Module, work: Workload) -> Part:
+    size = sum(map(_bytes, _whole(model))) // work.parts
+    return Part("gradient of all weights (update)", size, "parameters x bytes each" + _by(work))
 
 
-def _step(model: nn.Module) -> int:
+def _step(model: nn.Module, work: Workload) -> int:
     """When AdamW steps there are gradients in two precisions, and no activations any more."""
-    return sum(map(_bytes, _whole(model))) + _copies(_whole(model))
+    return (sum(map(_bytes, _whole(model))) + _copies(_whole(model))) // work.parts
 
 
 def _trunk(model: nn.Module, work: Workload) -> Part:

@@ -150,7 +150,7 @@ def _refuse_wrappers() -> None:
         if os.environ.get(variable, "false").lower() in ("1", "true", "yes"):
             raise UserError(
                 f"accelerate is configured for {name}, which would wrap a model whose layers are called one by one "
-                "here: start with torchrun, or accelerate launch --multi_gpu"
+                "here: start with torchrun, or accelerate launch --multi_gpu; model.shard=true divides the weights"
             )
 
 
