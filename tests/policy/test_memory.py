@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from peak import peak
-from processes import together
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
+from processes import together
 from tessera.algorithms import build
 from tessera.core.errors import UserError
 from tessera.core.seeding import generator

@@ -116,8 +116,8 @@ def found() -> dict[str, Found]:
 
     (alone,) = together(work, 1)
     first, second = together(work, 2)
-    parted = dict(zip(("parted first", "parted second"), together(lambda rank: work(rank, parted=True), 2), strict=True))
-    return {"alone": alone, "first": first, "second": second, **parted}
+    one, other = together(lambda rank: work(rank, parted=True), 2)
+    return {"alone": alone, "first": first, "second": second, "parted first": one, "parted second": other}
 
 
 @pytest.mark.parametrize("weights", ["", "parted "])

@@ -40,9 +40,9 @@ class ModelConfig(BaseModel):
     """Which model, in which precision, where, and what of it learns.
 
     `quantize` keeps the frozen maps of the layers in 8 or 4 bits. With `shard` each of several processes keeps its
-    share of the weights alone (docs/scaling.md); one process keeps them all. With `full` all weights learn and there is no
-    adapter; without it `lora: null` loads a frozen model, for evaluation only. `adapter` is the folder of a saved LoRA
-    adapter to start from or to evaluate; it brings its own LoRA settings, so `lora` is left out then.
+    share of the weights alone (docs/scaling.md); one process keeps them all. With `full` all weights learn and there is
+    no adapter; without it `lora: null` loads a frozen model, for evaluation only. `adapter` is the folder of a saved
+    LoRA adapter to start from or to evaluate; it brings its own LoRA settings, so `lora` is left out then.
     `chat_template` is the path of a jinja file that replaces the tokenizer's.
     """
 

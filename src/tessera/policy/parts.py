@@ -1,8 +1,8 @@
-"""Tensors in parts, of which each process keeps one: what there is here, what a whole one gives, and the whole again."""
+"""Tensors in parts, of which each process keeps one: from whole ones, and whole again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def gathered(state: Any, keep: bool = True) -> Any:
         return _gathered(state, keep, {})
 
 
-def agreed(own: str, tensors: list[Tensor]) -> str:
+def agreed(own: str, tensors: Sequence[Tensor]) -> str:
     """`own`, and where `tensors` are in parts those of all processes, by rank."""
     if not any(map(in_parts, tensors)):
         return own
