@@ -178,8 +178,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
 
     def work(way: str) -> list[dict[str, Any]]:
-        with processes():  # one group for all runs: what is left of a run's weights in parts holds on to its own
-            return [train(name, way) for name in STAGES]
+        return [train(name, way) for name in STAGES]
 
     for way, size in {"1": 1, **WAYS}.items():
         summaries = together(lambda _, way=way: work(way), size)
