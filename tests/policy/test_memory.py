@@ -193,6 +193,10 @@ def test_the_peak_is_the_larger_phase() -> None:
     sampling = plan["key-value cache (sampling)"] + plan["logits (sampling)"]
     update = plan["activations (update)"] + plan["head, or gradients of a layer (update)"]
     assert plan["peak"] == always + max(sampling, update)
+    told = estimate(tiny_policy().model, replace(WORK, kept_rows=6, kept_prompts=2))[-1].formula
+    other = "(update)" if sampling > update else "(sampling)"
+    most = max((size, what) for what, size in plan.items() if what != "peak" and other not in what)
+    assert told == f"what stays + the larger phase; {most[0] / plan['peak']:.0%} of it: {most[1]}"
     # 2 prompts of 40 tokens and 6 rows of which 29 are fed, 32 float32 each
     assert plan["frozen layers' output, kept from sampling"] == (2 * 40 + 6 * 29) * 32 * 4
 

@@ -104,8 +104,16 @@ def estimate(model: nn.Module, work: Workload, quantize: Bits | None = None) -> 
         _gradient(model, work),
         _at_work(model, work),
     ]
-    peak = _sum(always) + max(_sum(sampling), _sum(update), _step(model, work))
-    return [*always, *sampling, *update, Part("peak", peak, "what stays + max(sampling, update)")]
+    step = [Part("the optimiser's step", _step(model, work), "gradients, and their float32 copies")]
+    phase = max((sampling, update, step), key=_sum)
+    most = max((*always, *phase), key=lambda part: part.bytes)
+    return [*always, *sampling, *update, _peak(always, phase, most)]
+
+
+def _peak(always: list[Part], phase: list[Part], most: Part) -> Part:
+    size = _sum(always) + _sum(phase)
+    share = most.bytes / size if size else 0
+    return Part("peak", size, f"what stays + the larger phase; {share:.0%} of it: {most.what}")
 
 
 def _weights(model: nn.Module, work: Workload, quantize: Bits | None) -> Part:
