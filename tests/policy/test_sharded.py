@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from processes import together
 from tessera.core.errors import UserError
@@ -15,6 +18,7 @@ from tessera.policy.adapters import LoraSettings, adapter_state, set_adapter_sta
 from tessera.policy.forest import Row
 from tessera.policy.load import ModelConfig, Policy
 from tessera.policy.logprobs import score
+from tessera.policy.merging import save_trained
 from tessera.policy.parts import gathered, local
 from tessera.policy.sharded import is_sharded, shard, whole
 from tessera.policy.trunk import FAMILIES
@@ -129,6 +133,27 @@ def test_within_whole_a_process_samples_by_itself_and_all_go_on_together() -> No
         before, moved, back = told["fingerprints"]
         assert before == back != moved
     assert first["fingerprints"] == second["fingerprints"]
+
+
+def test_a_model_in_parts_is_saved_as_a_plain_one_with_its_tied_matrix_once(tmp_path: Path) -> None:
+    def save(rank: int) -> dict[str, Tensor]:
+        with processes() as ranks:
+            model = tiny_model()
+            model.config.tie_word_embeddings = True
+            model.tie_weights()
+            expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            policy = Policy.from_objects(model, tiny_tokenizer(), full=True)
+            shard(model, CPU)
+            weights = gathered(model.state_dict(keep_vars=True), keep=ranks.first)
+            ranks.lead(lambda: save_trained(policy, tmp_path / "model", weights))
+            return expected
+
+    expected, _ = together(save)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert type(again) is LlamaForCausalLM
+    assert again.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
+    assert "lm_head.weight" not in load_file(tmp_path / "model" / "model.safetensors")
 
 
 def other_family(rank: int) -> str:
