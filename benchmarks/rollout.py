@@ -1,12 +1,14 @@
 """Sampling against transformers' `generate` as TRL 1.16 calls it: tokens a second on the same prompts, in turn.
 
     python benchmarks/rollout.py --json benchmarks/results/rollout.json
+    python benchmarks/rollout.py --against float32 --json benchmarks/results/rollout_bfloat16.json
 
-Both sides sample from the embedded SmolLM2-135M with the same adapter, at most so many rows at a time: `g8` and `g50`
-are groups of 8 and 50 on real SVAMP prompts whose completions end between 40 and 150 tokens, `long` is 8 rows of 300.
-Where a completion ends is drawn beforehand, the same for both sides, since where the model itself would end depends
-on what it draws; only tokens up to there count. The share of the roofline is the time that the products of a step
-take alone, measured in the same process, over the time that a step takes.
+The second is the bfloat16 copy that `engine.dtype: bfloat16` samples from, synced before every rollout, against the
+float32 model itself. Both sides sample from the embedded SmolLM2-135M with the same adapter, at most so many rows at a
+time: `g8` and `g50` are groups of 8 and 50 on real SVAMP prompts whose completions end between 40 and 150 tokens,
+`long` is 8 rows of 300. Where a completion ends is drawn beforehand, the same for both sides, since where the model
+itself would end depends on what it draws; only tokens up to there count. The share of the roofline is the time that the
+products of a step take alone, measured in the same process, over the time that a step takes.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from workloads import groups, policy
 from tessera.policy.load import Policy
 from tessera.policy.prefix import causal_lm
 from tessera.policy.products import adopt, linear, release
+from tessera.rollout.copied import CopyEngine
 from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine
 
@@ -53,13 +56,13 @@ class Case(NamedTuple):
 CASES = {"g8": Case(2, 8, 8, 40, 150), "g50": Case(1, 50, 50, 40, 150), "long": Case(1, 8, 8, 300, 300)}
 
 
-def ours(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
-    """Seconds for all completions."""
+def ours(engine: HFEngine, case: Case, prompts: list[tuple[int, ...]]) -> float:
+    """Seconds for a sync and all completions."""
     lengths = case.lengths()
     requests = [Request(prompts[i // case.size], i, max_new_tokens=length) for i, length in enumerate(lengths)]
-    endless = replace(on, eos_ids=frozenset())
     began = time.perf_counter()
-    found = HFEngine(endless, case.rows).generate(requests, Sampling(max_new_tokens=case.longest, keep_trunk=True))
+    engine.sync()
+    found = engine.generate(requests, Sampling(max_new_tokens=case.longest, keep_trunk=True))
     seconds = time.perf_counter() - began
     assert [len(c.ids) for c in found] == lengths
     return seconds
@@ -76,13 +79,14 @@ class _Ends(StoppingCriteria):
 
 
 def theirs(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
-    """Seconds for all completions, `rows` at a time: a batch is done when its longest row is."""
+    """Seconds by transformers as it is, `rows` at a time: a batch is done when its longest row is."""
     lengths = case.lengths()
     every = [prompts[i // case.size] for i in range(len(lengths))]
     config = GenerationConfig(  # what GRPOConfig's defaults come to
         max_new_tokens=case.longest, do_sample=True, temperature=TEMPERATURE, top_p=1.0, top_k=0,
         pad_token_id=on.pad_id, eos_token_id=None, disable_compile=True,
     )  # fmt: skip
+    release(on.model)
     began = time.perf_counter()
     for start in range(0, len(every), case.rows):
         rows = every[start : start + case.rows]
@@ -92,7 +96,9 @@ def theirs(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
         ends = StoppingCriteriaList([_Ends(lengths[start : start + case.rows], width)])
         with torch.no_grad():
             on.model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=ends)
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    adopt(on.model)
+    return seconds
 
 
 def roofline(on: Policy, rows: int) -> dict[str, float]:
@@ -114,32 +120,35 @@ def roofline(on: Policy, rows: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="where the result goes")
-    out = parser.parse_args().json
+    parser.add_argument("--against", choices=("generate", "float32"), default="generate", help="the other side")
+    given = parser.parse_args()
+    out, against = given.json, given.against
     on = policy()
+    endless = replace(on, eos_ids=frozenset())
     prompts = [group.prompt_ids for group in groups("svamp", 8)]
     result: dict[str, Any] = {"ratios": {}, "machine": machine(), "torch": torch.__version__, "runs": {}}
     for name, case in CASES.items():
-        tokens, seconds = sum(case.lengths()), {"tessera": [], "generate": []}
+        tokens, seconds = sum(case.lengths()), {"tessera": [], against: []}
+        engine = HFEngine(endless, case.rows)
+        copy = CopyEngine(endless, torch.bfloat16, case.rows) if against == "float32" else None
         for run in range(RUNS + 1):  # the first warms up
-            adopt(on.model)
-            own = ours(on, case, prompts)
-            release(on.model)  # transformers as it is
-            other = theirs(on, case, prompts)
+            own = ours(copy or engine, case, prompts)
+            other = ours(engine, case, prompts) if copy else theirs(on, case, prompts)
             if run:
                 seconds["tessera"].append(own)
-                seconds["generate"].append(other)
-            print(f"{name}: {tokens / own:.0f} tokens/s, generate {tokens / other:.0f}", flush=True)
+                seconds[against].append(other)
+            print(f"{name}: {tokens / own:.0f} tokens/s, {against} {tokens / other:.0f}", flush=True)
         medians = {side: statistics.median(times) for side, times in seconds.items()}
-        result["ratios"][name] = round(medians["generate"] / medians["tessera"], 2)
+        result["ratios"][name] = round(medians[against] / medians["tessera"], 2)
         result["runs"][name] = {**case._asdict(), "tokens": tokens, "seconds": seconds}
-    adopt(on.model)
-    floor = roofline(on, CASES["long"].rows)
-    step = statistics.median(result["runs"]["long"]["seconds"]["tessera"]) / CASES["long"].longest
-    result["roofline_share"] = round(floor["seconds"] / step, 3)
-    result["roofline"] = floor
+    if not copy:
+        floor = roofline(on, CASES["long"].rows)
+        step = statistics.median(result["runs"]["long"]["seconds"]["tessera"]) / CASES["long"].longest
+        result["roofline_share"] = round(floor["seconds"] / step, 3)
+        result["roofline"] = floor
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({name: result[name] for name in ("ratios", "roofline_share", "roofline")}))
+    print(json.dumps({name: found for name, found in result.items() if name != "runs"}))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,16 @@ def test_what_another_engine_samples_takes_none_of_the_trainers_memory(recipe: P
         assert own[what] > 0 == parts.get(what, 0)
 
 
+def test_a_rounded_copy_samples_and_keeps_nothing_for_the_update(recipe: Path) -> None:
+    own = plan(recipe, "evaluation.test_size=1")[1]
+    parts = plan(recipe, "evaluation.test_size=1", "engine={kind: in_process, dtype: bfloat16}")[1]
+    # 2 bytes for each of the base's numbers; the adapter in float32 is a quarter of itself with gradient and moments
+    copy = parts["weights"] // 2 + parts["adapter, gradient, AdamW state"] // 4
+    assert parts["copy of the model that samples"] == copy > 0 == own["copy of the model that samples"]
+    assert parts["frozen layers' output, kept from sampling"] == 0
+    assert 2 * parts["key-value cache (sampling)"] == own["key-value cache (sampling)"]
+
+
 def test_an_evaluation_of_many_problems_may_need_the_most(recipe: Path) -> None:
     """6 test problems at a time, 4 tokens each, against one step with 2 completions; or 3 when rows are limited."""
     small = ["stages.rl.group_size=2", "stages.rl.compute.tokens_per_microbatch=1", "evaluation.max_new_tokens=300"]

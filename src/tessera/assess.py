@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tessera.core.types import Problem
 from tessera.launch import Prepared
-from tessera.policy.load import ModelConfig
+from tessera.policy.load import DTYPES, ModelConfig
 from tessera.policy.memory import Part, Workload, estimate, skeleton
 from tessera.policy.prompting import check_fits, read_template, render
 from tessera.policy.sources import load_tokenizer
@@ -43,7 +43,7 @@ def memory_plan(prepared: Prepared, processes: int = 1) -> MemoryPlan:
     if evaluated := prepared.evaluated:
         prompt, completion = texts.longest(evaluated)
         rows = _sampled(prepared, -(-len(evaluated) // processes))
-        work["evaluation"] = Workload(rows, 0, prompt, completion, update_prompts=0)
+        work["evaluation"] = Workload(rows, 0, prompt, completion, update_prompts=0, sampler=_copy_bytes(prepared))
     parts = processes if recipe.model.shard else 1
     sized = {phase: replace(sizes, parts=parts) for phase, sizes in work.items()}
     plans = [MemoryPlan(phase, estimate(model, sizes, recipe.model.quantize)) for phase, sizes in sized.items()]
@@ -93,9 +93,9 @@ def _of_stage(
         pairs = [(example.problem, texts.count(example.text) + 1) for example in learnt]
         prompt, completion = texts.longest([*pairs, *_harvested(prepared, stage)])
     fitting = _rows_in(stage.compute.tokens_per_microbatch, rows, group, prompt, completion)
-    keeps = (
-        prepared.recipe.environment is None and sampled > 0 and isinstance(stage, RLStage) and stage.rollouts.keep_trunk
-    )
+    copy = _copy_bytes(prepared)
+    own = sampled > 0 and not copy and prepared.recipe.environment is None
+    keeps = own and isinstance(stage, RLStage) and stage.rollouts.keep_trunk
     return Workload(
         sampled,
         fitting,
@@ -108,6 +108,7 @@ def _of_stage(
         offload=stage.compute.offload_activations,
         eight_bit=stage.optimizer.kind == "adamw_8bit",
         references=int(_compares(prepared, stage)),
+        sampler=copy,
     )
 
 
@@ -121,6 +122,13 @@ def _sampled(prepared: Prepared, rows: int) -> int:
     """How many of `rows` the trainer's own model samples at a time."""
     recipe = prepared.recipe
     return min(rows, recipe.run.max_rows) if isinstance(recipe.engine, InProcess) else 0
+
+
+def _copy_bytes(prepared: Prepared) -> int:
+    """Of a number in the copy of the model that samples; 0 where there is none."""
+    engine = prepared.recipe.engine
+    dtype = engine.dtype if isinstance(engine, InProcess) else None
+    return DTYPES[dtype].itemsize if dtype else 0
 
 
 def _harvested(prepared: Prepared, stage: SFTStage) -> list[tuple[Problem, int]]:

@@ -312,11 +312,14 @@ def _check_full(stage: RLStage, algorithm: Algorithm) -> None:
 
 
 def _check_engine(recipe: Recipe) -> None:
-    """Refuse what an engine that is sent plain LoRA adapters could not sample with."""
-    model = recipe.model
-    other = "model.full" if model.full else "model.lora.dora" if model.lora and model.lora.dora else None
-    if other is not None and not isinstance(recipe.engine, InProcess):
-        raise UserError(f"engine.kind {recipe.engine.kind} is sent LoRA adapters, not {other}: leave out one of them")
+    """Refuse what an engine that is sent an adapter could not sample with."""
+    model, engine = recipe.model, recipe.engine
+    if isinstance(engine, InProcess):
+        other = next((f"model.{key}" for key in ("full", "quantize", "shard") if getattr(model, key)), None)
+        if engine.dtype and other:
+            raise UserError(f"engine.dtype rounds whole weights that are frozen, not with {other}: leave out one")
+    elif other := "model.full" if model.full else "model.lora.dora" if model.lora and model.lora.dora else None:
+        raise UserError(f"engine.kind {engine.kind} is sent LoRA adapters, not {other}: leave out one of them")
 
 
 def _check_correction(stage: RLStage, recipe: Recipe) -> None:

@@ -21,6 +21,7 @@ from tessera.policy.load import ModelConfig, Policy, load_policy
 from tessera.policy.memory import Workload, estimate, skeleton
 from tessera.policy.parts import local
 from tessera.policy.sharded import shard, whole
+from tessera.rollout.copied import rounded
 from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine
 from tessera.training.optimizer import Optimizer
@@ -53,6 +54,15 @@ def test_the_cache_is_the_real_one(dtype: torch.dtype) -> None:
     with torch.no_grad():
         model(torch.ones(6, 70, dtype=torch.long), past_key_values=cache)  # 6 rows of 40 + 30 tokens
     assert plan["key-value cache (sampling)"] == sum(x.keys.nbytes + x.values.nbytes for x in cache.layers)
+
+
+def test_a_copy_that_samples_is_held_besides_and_has_the_cache() -> None:
+    policy, work = tiny_policy(), replace(WORK, sampler=2)
+    plan, own = _plan(policy.model, work), _plan(policy.model)
+    copy = rounded(policy, torch.bfloat16).model
+    assert plan["copy of the model that samples"] == sum(p.nbytes for p in copy.parameters())
+    assert own["copy of the model that samples"] == 0
+    assert 2 * plan["key-value cache (sampling)"] == own["key-value cache (sampling)"]
 
 
 def _middling(dtype: torch.dtype, lora: LoraSettings | None) -> Policy:

@@ -38,7 +38,8 @@ class Workload:
     `kept_rows` completions the frozen layers' output is kept from sampling (0: none), of `kept_prompts` prompts.
     `recompute`, `offload` and `eight_bit` are gradient checkpointing, activation offload and 8-bit AdamW; `references`
     how many copies of all weights are kept for reference policies, where all learn. With `model.shard` over several
-    processes each keeps one of so many `parts` of the weights, and the estimate is of one process.
+    processes each keeps one of so many `parts` of the weights, and the estimate is of one process. `sampler` are the
+    bytes of a number in the copy of the model that samples (0: the model itself does).
     """
 
     rollout_rows: int
@@ -54,6 +55,7 @@ class Workload:
     eight_bit: bool = False
     references: int = 0
     parts: int = 1
+    sampler: int = 0
 
     @property
     def nodes(self) -> int:
@@ -95,7 +97,7 @@ def estimate(model: nn.Module, work: Workload, quantize: Bits | None = None) -> 
     The peak is what stays for the whole run plus the larger of the two phases, sampling and update. The maps of a
     skeleton's layers will be loaded in the bits of `quantize`.
     """
-    always = [_weights(model, work, quantize), _adapter(model, work), _trunk(model, work)]
+    always = [_weights(model, work, quantize), _adapter(model, work), _sampler(model, work), _trunk(model, work)]
     sampling = [_cache(model, work), _sampling_logits(model, work), _dora_cache(model), _all_of_them(model, work)]
     update = [
         _activations(model, work),
@@ -155,6 +157,13 @@ def _in_parts(model: nn.Module) -> list[nn.Parameter]:
     return _whole(model) or [p for p in model.parameters() if not p.requires_grad]
 
 
+def _sampler(model: nn.Module, work: Workload) -> Part:
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    learning = sum(_bytes(p) for p in model.parameters() if p.requires_grad)
+    size = work.sampler * frozen + learning if work.sampler else 0
+    return Part("copy of the model that samples", size, "frozen parameters x bytes each + adapter")
+
+
 def _frozen_maps(model: nn.Module) -> list[nn.Linear]:
     """The linear maps of the layers, without those of adapters."""
     maps = (m for layer in decoder_layers(model)[1] for m in layer.modules() if isinstance(m, nn.Linear))
@@ -209,8 +218,8 @@ def _trunk(model: nn.Module, work: Workload) -> Part:
 
 
 def _cache(model: nn.Module, work: Workload) -> Part:
-    tokens = work.prompt_tokens + work.completion_tokens
-    size = 2 * _shape(model).depth * _shape(model).kv_width * work.rollout_rows * tokens * _itemsize(model)
+    tokens, number = work.prompt_tokens + work.completion_tokens, work.sampler or _itemsize(model)
+    size = 2 * _shape(model).depth * _shape(model).kv_width * work.rollout_rows * tokens * number
     return Part("key-value cache (sampling)", size, "2 x layers x kv heads x head size x rows x tokens")
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tessera.core.errors import UserError
-from tessera.policy.load import ModelConfig, Policy
+from tessera.policy.load import DTYPES, ModelConfig, Policy
+from tessera.rollout.copied import CopyEngine
 from tessera.rollout.engine import Engine
 from tessera.rollout.hf import HFEngine
 from tessera.rollout.served import Backend, ServedEngine, SleepLevel
@@ -23,9 +24,10 @@ class _Settings(BaseModel):
 
 
 class InProcess(_Settings):
-    """The trainer's own model samples."""
+    """The trainer's own model samples, or with `dtype` a copy of it in lower precision."""
 
     kind: Literal["in_process"] = "in_process"
+    dtype: Literal["bfloat16"] | None = None
 
 
 class _Served(_Settings):
@@ -65,7 +67,8 @@ def open_engine(settings: EngineSettings, policy: Policy, model: ModelConfig, ma
     `policy` was loaded as `model` says; at most `max_rows` completions are sampled at a time.
     """
     if isinstance(settings, InProcess):
-        yield HFEngine(policy, max_rows)
+        own = settings.dtype is None
+        yield HFEngine(policy, max_rows) if own else CopyEngine(policy, DTYPES[str(settings.dtype)], max_rows)
         return
     folder = None if settings.adapter_dir is None else Path(settings.adapter_dir).expanduser()
     if folder is not None and not folder.is_dir():
