@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from command import tessera
+from pages import pages
 from tessera.recipe import read_recipe
 from tiny import save_tiny
 
@@ -67,6 +68,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert linked.exists(), target
         headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else ()
         assert not anchor or anchor[1:] in {slug(heading) for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda p: p.name)
+def test_tables_are_whole(page: Path) -> None:
+    """A row stands under a head with its line, and all have as many cells."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+        rows = table.splitlines()
+        assert len(rows) > 1 and re.fullmatch(r"[|:\- ]+", rows[1]), table
+        assert len({row.replace("\\|", "").count("|") for row in rows}) == 1, table
 
 
 def test_the_task_of_the_contributing_page_is_sound(tmp_path: Path) -> None:
