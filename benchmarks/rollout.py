@@ -1,7 +1,8 @@
 """Sampling against transformers' `generate` as TRL 1.16 calls it: tokens a second on the same prompts, in turn.
 
     python benchmarks/rollout.py --json benchmarks/results/rollout.json
-    python benchmarks/rollout.py --against float32 --json benchmarks/results/rollout_bfloat16.json
+    OMP_NUM_THREADS=1 python benchmarks/rollout.py --against float32 --clock processor \\
+        --json benchmarks/results/rollout_bfloat16.json
 
 The second is the bfloat16 copy that `engine.dtype: bfloat16` samples from, synced before every rollout, against the
 float32 model itself. Both sides sample from the embedded SmolLM2-135M with the same adapter, at most so many rows at a
@@ -17,6 +18,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +37,8 @@ from tessera.rollout.engine import Request, Sampling
 from tessera.rollout.hf import HFEngine
 
 RUNS = 5
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+Clock = Callable[[], float]
 TEMPERATURE = 1.0
 
 
@@ -56,14 +60,14 @@ class Case(NamedTuple):
 CASES = {"g8": Case(2, 8, 8, 40, 150), "g50": Case(1, 50, 50, 40, 150), "long": Case(1, 8, 8, 300, 300)}
 
 
-def ours(engine: HFEngine, case: Case, prompts: list[tuple[int, ...]]) -> float:
+def ours(engine: HFEngine, case: Case, prompts: list[tuple[int, ...]], clock: Clock) -> float:
     """Seconds for a sync and all completions."""
     lengths = case.lengths()
     requests = [Request(prompts[i // case.size], i, max_new_tokens=length) for i, length in enumerate(lengths)]
-    began = time.perf_counter()
+    began = clock()
     engine.sync()
     found = engine.generate(requests, Sampling(max_new_tokens=case.longest, keep_trunk=True))
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     assert [len(c.ids) for c in found] == lengths
     return seconds
 
@@ -78,7 +82,7 @@ class _Ends(StoppingCriteria):
         return self.ends_B <= input_ids.shape[1]
 
 
-def theirs(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
+def theirs(on: Policy, case: Case, prompts: list[tuple[int, ...]], clock: Clock) -> float:
     """Seconds by transformers as it is, `rows` at a time: a batch is done when its longest row is."""
     lengths = case.lengths()
     every = [prompts[i // case.size] for i in range(len(lengths))]
@@ -87,7 +91,7 @@ def theirs(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
         pad_token_id=on.pad_id, eos_token_id=None, disable_compile=True,
     )  # fmt: skip
     release(on.model)
-    began = time.perf_counter()
+    began = clock()
     for start in range(0, len(every), case.rows):
         rows = every[start : start + case.rows]
         width = max(map(len, rows))
@@ -96,12 +100,12 @@ def theirs(on: Policy, case: Case, prompts: list[tuple[int, ...]]) -> float:
         ends = StoppingCriteriaList([_Ends(lengths[start : start + case.rows], width)])
         with torch.no_grad():
             on.model.generate(input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=ends)
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     adopt(on.model)
     return seconds
 
 
-def roofline(on: Policy, rows: int) -> dict[str, float]:
+def roofline(on: Policy, rows: int, clock: Clock) -> dict[str, float]:
     """Seconds in which the products of a step are done alone, by oneDNN and by torch's default, and bytes a second."""
     weights = [m.weight for m in causal_lm(on.model).modules() if type(m) is nn.Linear and not m.weight.requires_grad]
     inputs = {w.shape[1]: torch.randn(rows, w.shape[1]) for w in weights}
@@ -109,10 +113,10 @@ def roofline(on: Policy, rows: int) -> dict[str, float]:
     with torch.inference_mode():
         for name, product in {"onednn": linear, "default": nn.functional.linear}.items():
             for _ in range(RUNS):
-                began = time.perf_counter()
+                began = clock()
                 for w in weights:
                     product(inputs[w.shape[1]], w)
-                best[name] = min(best[name], time.perf_counter() - began)
+                best[name] = min(best[name], clock() - began)
     seconds = min(best.values())
     return {**best, "seconds": seconds, "bytes_per_second": sum(w.nbytes for w in weights) / seconds}
 
@@ -121,19 +125,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="where the result goes")
     parser.add_argument("--against", choices=("generate", "float32"), default="generate", help="the other side")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="processor: with other work beside it")
     given = parser.parse_args()
-    out, against = given.json, given.against
+    out, against, clock = given.json, given.against, CLOCKS[given.clock]
     on = policy()
     endless = replace(on, eos_ids=frozenset())
     prompts = [group.prompt_ids for group in groups("svamp", 8)]
-    result: dict[str, Any] = {"ratios": {}, "machine": machine(), "torch": torch.__version__, "runs": {}}
+    about = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "clock": given.clock}
+    result: dict[str, Any] = {"ratios": {}, **about, "runs": {}}
     for name, case in CASES.items():
         tokens, seconds = sum(case.lengths()), {"tessera": [], against: []}
         engine = HFEngine(endless, case.rows)
         copy = CopyEngine(endless, torch.bfloat16, case.rows) if against == "float32" else None
         for run in range(RUNS + 1):  # the first warms up
-            own = ours(copy or engine, case, prompts)
-            other = ours(engine, case, prompts) if copy else theirs(on, case, prompts)
+            own = ours(copy or engine, case, prompts, clock)
+            other = ours(engine, case, prompts, clock) if copy else theirs(on, case, prompts, clock)
             if run:
                 seconds["tessera"].append(own)
                 seconds[against].append(other)
@@ -142,7 +148,7 @@ def main() -> None:
         result["ratios"][name] = round(medians[against] / medians["tessera"], 2)
         result["runs"][name] = {**case._asdict(), "tokens": tokens, "seconds": seconds}
     if not copy:
-        floor = roofline(on, CASES["long"].rows)
+        floor = roofline(on, CASES["long"].rows, clock)
         step = statistics.median(result["runs"]["long"]["seconds"]["tessera"]) / CASES["long"].longest
         result["roofline_share"] = round(floor["seconds"] / step, 3)
         result["roofline"] = floor
