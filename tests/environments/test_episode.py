@@ -122,3 +122,15 @@ def test_the_longest_episode_is_as_long_as_said() -> None:
             one.put(calls, [Result("9" * 50)] * 4)
     assert one.finish_reason == "length"
     assert len(one.ids) == longest(syntax, WORDS, limits) == 13 + 3 * (8 + 14 + 15 + 3)
+
+
+def test_of_a_result_without_end_the_beginning_is_read() -> None:
+    read: list[int] = []
+
+    def encode(text: str, special: bool) -> list[int]:
+        read.append(len(text))
+        return WORDS.encode(text, special)
+
+    one = Episode(Tags([Echo("e")]), WORDS._replace(encode=encode), Limits(2, 100, 5))
+    one.put(one.add(said("<e>x</e>")), [Result("9" * 10**7)])
+    assert WORDS.decode(one.ids).endswith(">99999</information>\n") and max(read) == 5 * 32

@@ -26,3 +26,7 @@ def test_titles_and_snippets_on_a_line_each() -> None:
 def test_cut_between_words() -> None:
     assert shortened("one two three", 13) == "one two three"
     assert shortened("one two three", 12) == "one two..."
+    assert (
+        shortened("\N{CJK UNIFIED IDEOGRAPH-6771}" * 30, 12) == "\N{CJK UNIFIED IDEOGRAPH-6771}" * 9 + "..."
+    )  # no space
+    assert shortened("A " + "b" * 30, 12) == "A bbbbbbb..."  # rather than "A..."

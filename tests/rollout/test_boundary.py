@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from scripted import Echo
 from tessera.core.errors import RunStopped
 from tessera.core.types import Problem
-from tessera.rollout.boundary import Grade, attempt, grade
+from tessera.environments.syntax import Result
+from tessera.environments.tool import Call, ToolFailed
+from tessera.rollout.boundary import Grade, attempt, grade, run_tool
 from tessera.training.interrupt import Interrupted
 
 PROBLEM = Problem("p", "2+2=", 4)
@@ -85,3 +88,13 @@ def test_what_a_run_can_do_without_is_attempted() -> None:
 def test_an_attempt_hides_neither_tesseras_own_errors_nor_a_stop(error: BaseException) -> None:
     with pytest.raises(type(error)):
         attempt(lambda: raises(error))
+
+
+def test_what_a_tool_says_is_text_that_can_be_encoded() -> None:
+    """Half of a surrogate pair, as JSON of a server or a file name may hold it, would stop a tokenizer, and the run."""
+
+    def fails(text: str) -> str:
+        raise ToolFailed("crash", "no \udc00")
+
+    assert run_tool(Echo(does=lambda text: "a\ud800b"), Call("echo", {"text": "x"}), 1) == Result("a?b")
+    assert run_tool(Echo(does=fails), Call("echo", {"text": "x"}), 1) == Result("error: no ?", "crash")

@@ -14,6 +14,7 @@ from tessera.environments.syntax import Result, Syntax
 from tessera.environments.tool import Call
 
 PARALLEL = 4  # calls of one turn that are run
+CHARACTERS = 32  # of a result that are read for each token that it may have: few tokens are longer
 
 
 class Limits(NamedTuple):
@@ -90,7 +91,7 @@ class Episode:
         added = self.words.encode(frame.before, True)
         for n, result in enumerate(results):
             added += self.words.encode(frame.between, True) if n else []
-            added += self.words.encode(result.text, False)[:room]
+            added += self.words.encode(result.text[: room * CHARACTERS], False)[:room]
         added += self.words.encode(frame.behind, True)
         told = tuple(
             ToolCall(call.tool, call.arguments, result.failure, not result.text.strip())

@@ -32,6 +32,10 @@ class SearchTool:
 
 
 def shortened(text: str, limit: int) -> str:
-    """`text` on one line, cut between words where it is longer than `limit` characters."""
+    """`text` on one line, cut where it is longer than `limit` characters: between words, unless half would be lost."""
     line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 3].rpartition(" ")[0] + "..."
+    if len(line) <= limit:
+        return line
+    whole = line[: limit - 3]
+    words = whole.rpartition(" ")[0]
+    return (words if 2 * len(words) >= len(whole) else whole) + "..."  # not every script has spaces

@@ -67,6 +67,12 @@ def attempt(call: Callable[[], T]) -> tuple[T | None, str | None]:
 
 def run_tool(tool: Tool, call: Call, limit: float) -> Result:
     """What `tool` answers; a tool that raises is an error that the model is told in a line."""
+    result = _result(tool, call, limit)
+    # A half of a surrogate pair, as JSON and file names may hold one, is in no text that a tokenizer takes.
+    return result._replace(text=result.text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _result(tool: Tool, call: Call, limit: float) -> Result:
     try:
         text = tool.call(call.arguments, limit)
     except ToolFailed as failed:

@@ -59,6 +59,9 @@ class Toolbox:
         found: list[Result] = []
         tool = self.tools[call.tool]
         thread = threading.Thread(target=lambda: found.append(run_tool(tool, call, self.seconds)), daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # tools that never returned have taken all threads that there may be
+            return Result(f"error: {error}", "unavailable")
         thread.join(self.seconds + GRACE)
         return found[0] if found else Result(f"error: no result within {self.seconds:g} s", "timeout")
