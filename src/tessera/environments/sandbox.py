@@ -109,7 +109,7 @@ class Sandbox:
             "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL",
             *(part for path in shown for part in _shown(path)),
             "--proc", "/proc", "--dev", "/dev", "--size", str(self.scratch), "--tmpfs", "/tmp", "--chdir", "/tmp",
-            "--setenv", "HOME", "/tmp", "--setenv", "OMP_NUM_THREADS", "1", "--remount-ro", "/",
+            "--setenv", "HOME", "/tmp", "--setenv", "OMP_NUM_THREADS", "1", "--remount-ro", "/dev", "--remount-ro", "/",
             str(root / "bin" / "python3"), "-I", "-c", RUNNER.read_text(encoding="utf-8"), json.dumps(limits),
         ]  # fmt: skip
 
