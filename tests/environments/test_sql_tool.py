@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -89,3 +90,16 @@ def test_what_is_no_database_is_said_at_once(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no SQLite file"):
             SqlTool(path)
     assert not (tmp_path / "none.db").exists()
+
+
+def test_queries_without_end_leave_room_for_others(tool: SqlTool) -> None:
+    endless = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT count(*) FROM r"
+
+    def ask(query: str) -> str:
+        try:
+            return tool.call({"query": query}, 5)
+        except ToolFailed as failed:
+            return failed.reason
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, [endless, endless, endless, "SELECT 1"])) == ["timeout"] * 3 + ["1\n1"]

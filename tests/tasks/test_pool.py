@@ -161,3 +161,16 @@ def test_a_hanging_check_ends_soon_after_its_run_was_killed(tmp_path: Path) -> N
     while time.monotonic() < until and Path(f"/proc/{process}").exists():
         time.sleep(0.1)
     assert not Path(f"/proc/{process}").exists() or "Z" in Path(f"/proc/{process}/stat").read_text().split()[2]
+
+
+def test_who_does_not_want_to_wait_for_a_place_is_told_in_time(pool: CheckPool) -> None:
+    with ThreadPoolExecutor(2) as others:
+        busy = [others.submit(pool.run, "hang", limit=2) for _ in range(2)]
+        while pool._places._value:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        began = time.monotonic()
+        with pytest.raises(CheckFailed, match="timeout"):
+            pool.run("plus one", 1, limit=20, patience=0.2)
+        assert time.monotonic() - began < 1.5
+        assert all(isinstance(hung.exception(), CheckFailed) for hung in busy)
+    assert pool.run("plus one", 1, limit=20, patience=20) == 2

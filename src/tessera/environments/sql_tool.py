@@ -14,6 +14,7 @@ from tessera.environments.tool import ToolFailed, text_argument, text_parameters
 from tessera.tasks.pool import CheckFailed, CheckPool
 
 MEMORY = 512 * 2**20
+PROCESSES = 8  # started as they are needed: a few queries without end leave room for the others
 ROWS = 50
 READS = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 
@@ -32,13 +33,13 @@ class SqlTool:
         self.database = database
         self.description = f"Answers one SQLite query, read-only. Tables: {described}"
         self.parameters: Mapping[str, Any] = text_parameters("query", "one SELECT statement")
-        self._pool = CheckPool("tessera.environments.sql_tool:answer", memory=MEMORY)
+        self._pool = CheckPool("tessera.environments.sql_tool:answer", size=PROCESSES, memory=MEMORY)
 
     def call(self, arguments: Mapping[str, Any], limit: float) -> str:
         """See Tool. An error in the query is a result: SQLite's message."""
         query = text_argument(arguments, self.main)
         try:
-            return str(self._pool.run(str(self.database), query, limit=limit))
+            return str(self._pool.run(str(self.database), query, limit=limit, patience=limit))
         except CheckFailed as failure:
             if failure.reason == "timeout":
                 raise ToolFailed("timeout", f"no result within {limit:g} s") from None

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,12 @@ class CheckPool:
         self._lock = threading.Lock()
         self._places = threading.Semaphore(self.size)
 
-    def run(self, *arguments: Any, limit: float) -> Any:
-        """What the function returns for `arguments`; raises CheckFailed, within `limit` seconds of its beginning."""
-        with self._places:
+    def run(self, *arguments: Any, limit: float, patience: float | None = None) -> Any:
+        """What the function returns for `arguments`; raises CheckFailed, within `limit` seconds of its beginning.
+
+        With `patience` no process that is free within so many seconds is a timeout too.
+        """
+        with self._place(patience):
             worker = self._take()
             try:
                 reply = worker.ask(arguments, limit)
@@ -65,6 +70,17 @@ class CheckPool:
                 raise
             self._give(worker)
             return reply
+
+    @contextmanager
+    def _place(self, patience: float | None) -> Iterator[None]:
+        places = self._places
+        if not places.acquire(timeout=patience):
+            self.failures["timeout"] += 1
+            raise CheckFailed("timeout")
+        try:
+            yield
+        finally:
+            places.release()
 
     def close(self) -> None:
         """Kill all idle processes. The pool may be used again."""
