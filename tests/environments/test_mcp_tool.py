@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scripted import Scripted
 from tessera.core.errors import UserError
+from tessera.environments import mcp_tool
 from tessera.environments.mcp_tool import McpSettings, McpTool, mcp_tools
 from tessera.environments.settings import EnvironmentSettings, ToolSettings
 from tessera.environments.tool import Tool, ToolFailed
@@ -108,3 +110,35 @@ def test_a_server_that_somebody_else_wrote_is_a_tool_in_an_episode() -> None:
     assert turn.calls[0].tool == "get_current_time" and turn.calls[0].failure is None
     assert '"timezone": "Europe/Berlin"' in tooled.words.decode(episode.ids[turn.start : turn.end])
     assert episode.text.endswith("</get_current_time>it is late")
+
+
+def test_a_token_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_TOKEN", raising=False)
+    with pytest.raises(UserError, match="mcp.mine: the environment variable NO_TOKEN holds no token"):
+        mcp_tools("mine", McpSettings(url="http://127.0.0.1:9/mcp", token_env="NO_TOKEN"))
+
+
+def test_a_server_that_lists_without_end_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(cursor: str | None, client: object) -> object:
+        async def found() -> SimpleNamespace:
+            return SimpleNamespace(tools=[], next_cursor="more")
+
+        return found()
+
+    monkeypatch.setattr(mcp_tool, "_page", page)
+    with pytest.raises(UserError, match="the server mine lists the same page"):
+        mcp_tools("mine", McpSettings(command=SERVER))
+
+
+def test_what_a_broken_connection_ends_is_that_one_alone(tools: dict[str, McpTool]) -> None:
+    """Of several calls that a dead server leaves, the slowest to notice must not end the connection made since."""
+    connection = tools["add"].connection
+    assert tools["add"].call({"a": 1, "b": 1}, 20) == "2"
+    old = connection._living
+    with pytest.raises(ToolFailed):
+        tools["die"].call({}, 20)
+    assert tools["add"].call({"a": 1, "b": 2}, 20) == "3"
+    new = connection._living
+    assert new is not old
+    connection._part(old)
+    assert connection._living is new and not new.done()  # type: ignore[union-attr]

@@ -63,13 +63,15 @@ class Connection:
     def tools(self) -> list[Any]:
         """What the server lists, all pages of it; raises ToolFailed where it does not answer."""
         listed: list[Any] = []
-        cursor: str | None = None
+        cursors: list[str | None] = [None]
         while True:
-            page = self._ask(partial(_page, cursor), self.settings.start_seconds)
+            page = self._ask(partial(_page, cursors[-1]), self.settings.start_seconds)
             listed += page.tools
-            cursor = page.next_cursor
-            if not cursor:
+            if not page.next_cursor:
                 return listed
+            if page.next_cursor in cursors:
+                raise ToolFailed("unavailable", f"the server {self.name} lists the same page of tools again and again")
+            cursors.append(page.next_cursor)
 
     def call(self, tool: str, arguments: Mapping[str, Any], limit: float) -> Any:
         """The server's result; raises ToolFailed where there is none."""
@@ -78,37 +80,39 @@ class Connection:
     def close(self) -> None:
         """End the connection, and the process that was started for it."""
         with self._lock:
-            self._part()
+            self._part(self._living)
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
     def _ask(self, what: Callable[[Any], Any], limit: float) -> Any:
-        client = self._connected()
+        client, living = self._connected()
         future = asyncio.run_coroutine_threadsafe(what(client), self._loop)
         # A connection that breaks leaves its questions unanswered.
-        wait({future, self._living} if self._living else {future}, limit, FIRST_COMPLETED)
+        wait({future, living}, limit, FIRST_COMPLETED)
         if future.done() and not future.cancelled():
             if (error := future.exception()) is None:
                 return future.result()
             if getattr(error, "code", None) == CLOSED:
-                self._part()
-            if self._alive():
+                self._part(living)
+            if not living.done():
                 raise ToolFailed("crash", _line(error)) from error
         future.cancel()
-        if self._alive():
+        if not living.done():
             raise ToolFailed("timeout", f"no result within {limit:g} s")
         raise ToolFailed("unavailable", f"the server {self.name} is gone")
 
-    def _part(self) -> None:
-        if self._living is not None and self._leave is not None:
+    def _part(self, living: Future[None] | None) -> None:
+        """End the connection `living`; one that another call has made since goes on."""
+        if living is not None and living is self._living and self._leave is not None:
             self._loop.call_soon_threadsafe(self._leave.set)
-            wait({self._living}, PARTING)
+            wait({living}, PARTING)
 
-    def _connected(self) -> Any:
+    def _connected(self) -> tuple[Any, Future[None]]:
         with self._lock:
             if not self._alive():
                 self._connect()
-            return self._client
+            assert self._living is not None
+            return self._client, self._living
 
     def _alive(self) -> bool:
         return self._living is not None and not self._living.done()
@@ -162,6 +166,8 @@ def mcp_tools(name: str, settings: McpSettings) -> list[McpTool]:
     """The tools of the server that a recipe calls `name`; UserError where it does not answer, or lacks one of them."""
     if find_spec("mcp") is None:
         raise UserError("environment.tools.mcp needs the mcp package: pip install 'tessera-rl[mcp]'")
+    if settings.token_env is not None and not os.environ.get(settings.token_env):
+        raise UserError(f"environment.tools.mcp.{name}: the environment variable {settings.token_env} holds no token")
     connection = Connection(name, settings)
     try:
         found = {listed.name: McpTool(connection, listed) for listed in connection.tools()}
