@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from command import tessera
+from scripted import Echo
+from tessera import tooling
 from tessera.environments.mcp_tool import McpSettings, mcp_tools
 from tessera.environments.retrieval.index import open_index
-from tessera.tooling import embedding_lines
+from tessera.environments.tool import Call
+from tessera.tooling import embedding_lines, serve_tools
 
 pytest.importorskip("bm25s")
 
@@ -92,3 +98,26 @@ def test_what_cannot_be_served_is_one_line(arguments: list[str], said: str, tmp_
     sqlite3.connect(tmp_path / "x.db").execute("CREATE TABLE t (a)")
     done = tessera("tools", *[word.format(db=tmp_path / "x.db") for word in arguments])
     assert done.code == 2 and said in done.err and len(done.err.strip().splitlines()) == 1
+
+
+def test_no_more_calls_are_served_at_once_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight callers, and never more than two calls at work."""
+    working, most = [0], [0]
+
+    def does(text: str) -> str:
+        working[0] += 1
+        most[0] = max(most[0], working[0])
+        time.sleep(0.05)
+        working[0] -= 1
+        return text
+
+    def serve(run: Callable[[Call], tuple[str, bool]]) -> None:
+        with ThreadPoolExecutor(8) as callers:
+            assert list(callers.map(run, [Call("echo", {"text": "a"})] * 8)) == [("a", False)] * 8
+            assert run(Call("none", {}))[1]
+
+    monkeypatch.setattr(tooling, "tools_of", lambda settings, locate: [Echo(does=does)])
+    monkeypatch.setattr(tooling, "make_server", lambda tools, run, version: run)
+    monkeypatch.setattr(tooling, "serve_stdio", serve)
+    serve_tools(["python", "at_once=2"], None, "0")
+    assert most[0] == 2

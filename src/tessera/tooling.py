@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from tessera.environments.mcp_server import make_server, serve_http, serve_stdio
 from tessera.environments.retrieval.index import ABOUT, build
 from tessera.environments.retrieval.passages import Progress, read_passages
 from tessera.environments.settings import EnvironmentSettings, tools_of
+from tessera.environments.syntax import Result
 from tessera.environments.tool import Call
 from tessera.policy.folders import whole_folder
 from tessera.recipe import apply_overrides
@@ -71,7 +73,9 @@ def serve_tools(named: Sequence[str], address: Address | None, version: str) -> 
     toolbox = Toolbox(tools, settings.seconds, settings.at_once)
 
     def run(call: Call) -> tuple[str, bool]:
-        result = toolbox.run(call)
+        answered: Future[list[Result]] = Future()
+        toolbox.submit([call], answered.set_result)
+        (result,) = answered.result()
         return result.text, result.failure is not None
 
     try:

@@ -55,3 +55,10 @@ def test_a_tool_of_ones_own_has_every_member(tmp_path: Path) -> None:
     settings = read({"own": {"tool.py:Half": {}}})
     with pytest.raises(UserError, match="is no tool: it needs name, description"):
         tools_of(settings.tools, lambda path: str(tmp_path / path))
+
+
+def test_an_option_that_a_tool_of_ones_own_does_not_take_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tool.py").write_text("class Half:\n    def __init__(self, of):\n        pass\n")
+    settings = read({"own": {"tool.py:Half": {"off": 3}}})
+    with pytest.raises(UserError, match=r"tool tool.py:Half.*off"):
+        tools_of(settings.tools, lambda path: str(tmp_path / path))

@@ -75,3 +75,23 @@ def test_the_introduction_names_every_tool_and_how_to_call_it() -> None:
     for syntax, form in ((Tags(TOOLS), "<search>text</search>"), (template(), '"name": "search"')):
         said = syntax.introduction()
         assert form in said and "says it again" in said and "python" in said and "<answer>" in said
+
+
+def test_a_call_that_is_nested_without_end_is_none_that_can_be_read() -> None:
+    """It could be read, but not be written to a file again, which recurses too."""
+    deep, flat = '{"a":' * 45 + "1" + "}" * 45, '{"a":' * 60 + "1" + "}" * 60
+    one, other = template().calls(
+        "".join(f'<tool_call>{{"name": "search", "arguments": {j}}}</tool_call>' for j in (deep, flat))
+    )
+    assert one.tool == "search" and one.arguments["a"] and other == Call("tool_call", {})
+
+
+def test_a_tool_that_takes_nothing_is_called_with_nothing() -> None:
+    clock = Echo("clock")
+    clock.main = ""
+    assert Tags([clock]).calls("<clock></clock>") == [Call("clock", {})]
+
+
+def test_a_tool_called_answer_is_refused() -> None:
+    with pytest.raises(UserError, match="'answer' cannot be told from an answer"):
+        Tags([Echo("answer")])

@@ -18,6 +18,7 @@ from tessera.environments.sandbox import MEBIBYTE, Sandbox
 from tessera.environments.search_tool import SearchTool
 from tessera.environments.sql_tool import SqlTool
 from tessera.environments.tool import Tool
+from tessera.tasks.options import check_signature
 
 Locate = Callable[[str], str]
 """Where a file that a recipe names lies; raises UserError where there is none."""
@@ -123,7 +124,9 @@ def _own(place: str, options: dict[str, Any], locate: Locate) -> Tool:
     path, _, name = place.rpartition(":")
     if not path.endswith(".py") or not name:
         raise UserError(f"environment.tools.own: {place!r} names no class; write path/to/file.py:ClassName")
-    made = find_in_file(place, "class", inspect.isclass, locate(path))(**options)
+    cls = find_in_file(place, "class", inspect.isclass, locate(path))
+    check_signature(cls, options, f"tool {place}")
+    made = cls(**options)
     if not isinstance(made, Tool):
         raise UserError(f"{place} is no tool: it needs name, description, parameters, main, call and close")
     return made

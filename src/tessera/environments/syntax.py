@@ -12,6 +12,7 @@ from tessera.core.errors import UserError
 from tessera.environments.tool import Call, Reason, Tool
 
 ANSWER = "answer"
+NESTED = 50  # levels of the JSON of a call: what is kept of it has to be written by a recursion too
 MALFORMED: Mapping[str, Any] = {}
 """The arguments of a call that could not be read: every tool refuses them, and says what it takes."""
 
@@ -58,6 +59,8 @@ class Tags:
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         self.tools = {tool.name: tool for tool in tools}
+        if ANSWER in self.tools:
+            raise UserError(f"a tool called {ANSWER!r} cannot be told from an answer: use environment.syntax template")
         self.stops = tuple(f"</{name}>" for name in (*self.tools, ANSWER))
 
     def calls(self, text: str) -> list[Call]:
@@ -67,7 +70,8 @@ class Tags:
         if name == ANSWER:
             return []
         _, opened, inside = text[:place].rpartition(f"<{name}>")
-        return [Call(name, {self.tools[name].main: inside.strip()} if opened else MALFORMED)]
+        main = self.tools[name].main  # empty where a tool takes nothing
+        return [Call(name, {main: inside.strip()} if opened and main else MALFORMED)]
 
     def frame(self, ended: bool) -> Frame:
         """See Syntax."""
@@ -146,12 +150,18 @@ def template_frame(tokenizer: Any) -> Frame:
     return Frame(before, between, behind)
 
 
+def _nested(value: Any, most: int = NESTED) -> bool:
+    """Whether a value of JSON is nested at most so deep."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most > 0 and all(_nested(part, most - 1) for part in parts)
+
+
 def _json_call(text: str) -> Call:
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):
         said = None
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+    if not isinstance(said, dict) or not isinstance(said.get("name"), str) or not _nested(said):
         return Call("tool_call", MALFORMED)
     arguments = said.get("arguments")
     return Call(said["name"], arguments if isinstance(arguments, dict) else MALFORMED)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tessera.core.errors import UserError
 from tessera.environments.retrieval.bm25 import Bm25
 from tessera.environments.retrieval.index import build
 from tessera.environments.retrieval.passages import Passage
@@ -54,3 +55,8 @@ def test_equal_scores_keep_the_order_of_the_corpus_and_k_is_a_limit(retriever: B
 @pytest.mark.parametrize("query", ["", "the of", "zebra", "?!", "\0", "x" * 100_000])
 def test_nothing_fits(retriever: Bm25, query: str) -> None:
     assert retriever.search([query], 3) == [[]]
+
+
+def test_a_corpus_without_words_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no passage holds a word"):
+        build(tmp_path, [Passage("a", "", "the a ...")], None, lambda done, total: None)

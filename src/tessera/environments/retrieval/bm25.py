@@ -19,7 +19,10 @@ def build(folder: Path, passages: Sequence[Passage]) -> None:
     """Write an index of `passages` into `folder`."""
     bm25s = _package()
     index = bm25s.BM25()
-    index.index(_words([f"{passage.title} {passage.text}" for passage in passages]), show_progress=False)
+    words = _words([f"{passage.title} {passage.text}" for passage in passages])
+    if not any(words):
+        raise UserError("no passage holds a word to search for: there are only stop words, single letters and signs")
+    index.index(words, show_progress=False)
     index.save(str(folder / FOLDER), show_progress=False)
 
 

@@ -31,7 +31,8 @@ def build(folder: Path, passages: Sequence[Passage], model: str, progress: Progr
     index.add(vectors)
     (folder / FOLDER).mkdir()
     faiss.write_index(index, str(folder / FOLDER / "index.faiss"))
-    (folder / FOLDER / "model.json").write_text(json.dumps({"model": model}) + "\n", encoding="utf-8")
+    named = str(Path(model).resolve()) if Path(model).is_dir() else model  # it is searched from anywhere
+    (folder / FOLDER / "model.json").write_text(json.dumps({"model": named}) + "\n", encoding="utf-8")
 
 
 class Dense:
