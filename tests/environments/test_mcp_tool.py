@@ -114,7 +114,7 @@ def test_a_server_that_somebody_else_wrote_is_a_tool_in_an_episode() -> None:
 
 def test_a_token_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_TOKEN", raising=False)
-    with pytest.raises(UserError, match="mcp.mine: the environment variable NO_TOKEN holds no token"):
+    with pytest.raises(UserError, match=r"mcp\.mine: the environment variable NO_TOKEN holds no token"):
         mcp_tools("mine", McpSettings(url="http://127.0.0.1:9/mcp", token_env="NO_TOKEN"))
 
 

@@ -68,11 +68,11 @@ def test_two_tools_of_one_name_are_refused_and_tools_are_closed() -> None:
 def test_where_no_thread_can_be_had_the_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after many tools that never returned: a call that got lost would be waited for without end."""
 
-    class None_(threading.Thread):
+    class NoMore(threading.Thread):
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
     toolbox = Toolbox([Echo()], 5)
-    monkeypatch.setattr(module.threading, "Thread", None_)
+    monkeypatch.setattr(module.threading, "Thread", NoMore)
     assert toolbox.run(Call("echo", {"text": "a"})) == Result("error: can't start new thread", "unavailable")
     toolbox.close()
