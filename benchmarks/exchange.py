@@ -3,7 +3,7 @@
     torchrun --nproc_per_node 2 benchmarks/exchange.py --json benchmarks/results/exchange.json
 
 The rollouts are the stored ones of the embedded model, shared by rows; the gradients those of its adapter (rank 16, q
-and v of the last third). Medians of 20 rounds after three.
+and v of the last third), and of as many numbers as it has weights. Medians of 20 rounds after three.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ def measure(ranks: Ranks) -> dict[str, Any]:
         "numbers": sum(g.numel() for g in gradients),
         "bytes": sum(g.numel() * g.element_size() for g in gradients),
         "sum_seconds": seconds(lambda: ranks.sum(gradients), ranks),
+    }
+    whole = [torch.ones(sum(p.numel() for p in policy().model.parameters()))]
+    found["all weights"] = {
+        "numbers": whole[0].numel(),
+        "bytes": 4 * whole[0].numel(),
+        "sum_seconds": seconds(lambda: ranks.sum(whole), ranks),
     }
     found["nothing"] = {"any_seconds": seconds(lambda: ranks.any(False), ranks)}
     return found
