@@ -1,6 +1,6 @@
 """A step's seconds by phase, and a process's memory by part, with one process and with two.
 
-    python benchmarks/processes.py --json benchmarks/results/processes.json
+    python benchmarks/phases.py --json benchmarks/results/phases.json
 
 Trains a recipe (nano/grpo_multiplication_smollm2, without its evaluations) for some steps, by turns with one process
 and two of torchrun, each of one thread. Runs of any number of processes sample the same, so their steps are the same
