@@ -289,7 +289,7 @@ def serve(
     from tessera import __version__
     from tessera.tooling import Address, serve_tools
 
-    serve_tools(named, Address(host, port, token_env) if http else None, __version__)
+    serve_tools(named, Address(host, port, token_env) if http else None, __version__, _say)
 
 
 def main() -> None:

@@ -61,8 +61,8 @@ def embedding_lines(say: Callable[[str], None], clock: Callable[[], float] = tim
     return told
 
 
-def serve_tools(named: Sequence[str], address: Address | None, version: str) -> None:
-    """Serve the tools that `key=value` words name, on standard input and output or at an address."""
+def serve_tools(named: Sequence[str], address: Address | None, version: str, say: Callable[[str], None]) -> None:
+    """Serve the tools that `key=value` words name, on standard input and output or at an address, which is said."""
     data: dict[str, Any] = apply_overrides({}, [word if "=" in word else f"{word}={{}}" for word in named])
     limits: dict[str, Any] = {key: data.pop(key) for key in ("seconds", "at_once") if key in data}
     settings = read_options(EnvironmentSettings, {"tools": data, **limits}, "the tools")
@@ -83,6 +83,6 @@ def serve_tools(named: Sequence[str], address: Address | None, version: str) -> 
         if address is None:
             serve_stdio(server)
         else:
-            serve_http(server, address.host, address.port, token)
+            serve_http(server, address.host, address.port, token, say)
     finally:
         toolbox.close()

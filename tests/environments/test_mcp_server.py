@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.error import HTTPError
@@ -30,17 +30,9 @@ def run(call: Call) -> tuple[str, bool]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = make_server([Echo("one"), Echo("two")], run, "0")
-    threading.Thread(target=serve_http, args=(server, "127.0.0.1", port, TOKEN), daemon=True).start()
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}/mcp"
+    server, said = make_server([Echo("one"), Echo("two")], run, "0"), queue.Queue[str]()
+    threading.Thread(target=serve_http, args=(server, "127.0.0.1", 0, TOKEN, said.put), daemon=True).start()
+    yield said.get(timeout=30).removeprefix("tools at ")
 
 
 def test_the_sdks_client_lists_and_calls() -> None:
@@ -78,4 +70,14 @@ def test_without_the_token_nobody_is_answered(url: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "example.org", "::"])
 def test_other_machines_are_served_only_with_a_token(host: str) -> None:
     with pytest.raises(UserError, match="--token-env"):
-        serve_http(object(), host, 1, None)
+        serve_http(object(), host, 1, None, print)
+
+
+def test_a_port_that_cannot_be_had_is_said() -> None:
+    server = make_server([Echo()], run, "0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot serve on 127.0.0.1, port {port}: Address already in use"):
+            serve_http(server, "127.0.0.1", port, None, print)
+    with pytest.raises(UserError, match="port 70000"):
+        serve_http(server, "127.0.0.1", 70000, None, print)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -45,14 +46,17 @@ def serve_stdio(server: Any) -> None:
     anyio.run(serve)
 
 
-def serve_http(server: Any, host: str, port: int, token: str | None) -> None:
-    """Serve on http://HOST:PORT/mcp. Beyond this machine only those who have the `token`."""
+def serve_http(server: Any, host: str, port: int, token: str | None, say: Callable[[str], None]) -> None:
+    """Serve on http://HOST:PORT/mcp, and `say` so. Beyond this machine only those who have the `token`."""
     import uvicorn
 
     if not _loopback(host) and not token:
         raise UserError(f"{host} is open to other machines: give a token with --token-env, or serve on 127.0.0.1")
     app = server.streamable_http_app(host=host)
-    uvicorn.run(app if token is None else Guarded(app, token), host=host, port=port, log_level="warning")
+    with _listening(host, port) as at:
+        say(f"tools at http://{f'[{host}]' if ':' in host else host}:{at.getsockname()[1]}/mcp")
+        config = uvicorn.Config(app if token is None else Guarded(app, token), log_level="warning")
+        uvicorn.Server(config).run(sockets=[at])
 
 
 class Guarded:
@@ -69,6 +73,13 @@ class Guarded:
             return
         await send({"type": "http.response.start", "status": 401, "headers": [(b"www-authenticate", b"Bearer")]})
         await send({"type": "http.response.body", "body": b"a bearer token is needed"})
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot serve on {host}, port {port}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _loopback(host: str) -> bool:
