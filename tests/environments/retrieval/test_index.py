@@ -16,6 +16,16 @@ def test_a_folder_without_an_index_says_how_to_make_one(tmp_path: Path) -> None:
         open_index(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "lost", ["passages.jsonl", "passages.npy", "bm25/params.index.json", "bm25/data.csc.index.npy"]
+)
+def test_an_index_that_lost_a_file_is_said(tmp_path: Path, lost: str) -> None:
+    build(tmp_path, [Passage("a", "Ant", "An insect.")], None, lambda done, total: None)
+    (tmp_path / lost).unlink()
+    with pytest.raises(UserError, match=r"is broken .*make it again with: tessera index CORPUS"):
+        open_index(tmp_path)
+
+
 def test_kinds_by_name(tmp_path: Path) -> None:
     build(tmp_path, [Passage("a", "Ant", "An insect.")], None, lambda done, total: None)
     (hits,) = open_index(tmp_path).search(["insect"], 5)

@@ -30,14 +30,22 @@ def build(folder: Path, passages: Sequence[Passage], model: str | None, progress
 
 
 def open_index(folder: Path, kind: Kind = "bm25") -> Retriever:
-    """A retriever over an index; UserError where there is none, or none of this kind."""
+    """A retriever over an index; UserError where there is none, none of this kind, or not all of it."""
     if kind not in KINDS:
         raise unknown("retriever", kind, KINDS)
     if not (folder / ABOUT).is_file():
         raise UserError(f"{folder} is no index; make one with: tessera index CORPUS --out {folder}")
-    if kind != "bm25" and json.loads((folder / ABOUT).read_text(encoding="utf-8"))["dense"] is None:
-        how = f"tessera index CORPUS --dense MODEL --out {folder} --force"
-        raise UserError(f"{folder} has no dense vectors; make them with: {how}")
+    again = f"tessera index CORPUS --out {folder} --force"
+    try:
+        if kind != "bm25" and json.loads((folder / ABOUT).read_text(encoding="utf-8"))["dense"] is None:
+            raise UserError(f"{folder} has no dense vectors; make them with: {again} --dense MODEL")
+        return _open(folder, kind)
+    except (OSError, ValueError, LookupError, RuntimeError) as error:  # the last is what faiss raises
+        why = " ".join(str(error).split())
+        raise UserError(f"the index {folder} is broken ({why:.200}); make it again with: {again}") from None
+
+
+def _open(folder: Path, kind: Kind) -> Retriever:
     made: dict[Kind, Callable[[], Retriever]] = {
         "bm25": lambda: Bm25(folder),
         "dense": lambda: Dense(folder),
