@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument(
         "--direct", type=float, default=0.0, help="share of the questions that are answered without a call"
     )
-    parser.add_argument("--k", type=int, default=2, help="passages that a search shows")
-    parser.add_argument("--snippet", type=int, default=300, help="characters of each")
+    parser.add_argument("--k", type=int, default=1, help="passages that a search shows")
+    parser.add_argument("--snippet", type=int, default=400, help="characters of each")
     asks = parser.parse_args()
     search, task, drawn = (
         SearchTool(open_index(asks.index), asks.k, asks.snippet),

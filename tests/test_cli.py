@@ -112,6 +112,14 @@ def test_overrides_reach_the_run(project: Path) -> None:
     assert recipe["data_dir"] == str(project / "own")
 
 
+def test_evaluations_that_were_not_paired_have_no_interval_of_their_difference(project: Path) -> None:
+    ask = "{kind: eval, name: %s, split: validation}"
+    rl = "{kind: rl, steps: 1, algorithm: grpo, group_size: 2, max_new_tokens: 4}"
+    task = "task={name: multiplication, digits: 1, train_size: 4, validation_size: 3, test_size: 0}"
+    printed = succeeded("train", "own/recipe.yaml", task, f"stages=[{ask % 'a'}, {rl}, {ask % 'b'}]")
+    assert re.search(r"^a -> b: [+-]\d+\.\d points$", printed, re.MULTILINE)
+
+
 def test_resuming_takes_the_recipe_of_the_run_or_the_one_given(project: Path) -> None:
     succeeded("train", "own/recipe.yaml", 'run.dir="2024"')  # a name that YAML would take for a number
     succeeded("train", "--resume", "2024")

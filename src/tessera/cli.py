@@ -381,13 +381,11 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
             table.add_row(name, f"{found['value']:.1%}", f"{low:.1%} to {high:.1%}", str(found["n"]))
     if summary["accuracy"]:
         _show(table)
-    gain = summary["gain"]
-    if gain:
-        low, high = (100 * bound for bound in gain["ci"])
-        _say(
-            f"{gain['from']} -> {gain['to']}: {100 * gain['difference']:+.1f} points "
-            f"(95 % paired interval {low:+.1f} to {high:+.1f})"
+    if gain := summary["gain"]:
+        paired = (
+            " (95 % paired interval {:+.1f} to {:+.1f})".format(*(100 * b for b in gain["ci"])) if gain["ci"] else ""
         )
+        _say(f"{gain['from']} -> {gain['to']}: {100 * gain['difference']:+.1f} points{paired}")
     per_example = summary["tokens"]["contributing_per_example"]
     if per_example is not None:
         _say(f"{per_example:.1f} contributing tokens an example")

@@ -36,6 +36,13 @@ def test_the_shipped_tools_by_name(tmp_path: Path) -> None:
     sql.close()
 
 
+@pytest.mark.parametrize("mode", ["json", "python"])
+def test_what_is_written_reads_as_the_same_tools(mode: Any) -> None:
+    for tools in ({"search": {"index": "i"}}, {"python": None}, {"sql": {"database": "x.db"}, "own": {"t.py:T": {}}}):
+        settings = read(tools)
+        assert read_options(EnvironmentSettings, settings.model_dump(mode=mode), "environment") == settings
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -16,6 +16,7 @@ import pytest
 from command import tessera
 from runs import completions_of, rows_of
 from tessera.environments.retrieval.index import open_index
+from tessera.evaluation.suites import QUESTIONS
 from tessera.policy.embedded import is_installed
 from tessera.tasks.data import read_jsonl
 
@@ -52,22 +53,25 @@ def test_bm25_finds_the_gold_passages_quickly(index: Path) -> None:
 def test_the_nano_recipe_trains_and_is_evaluated_with_three_tools(index: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
         connection.execute("CREATE TABLE city (name TEXT)")
-    traces, run = tmp_path / "traces.jsonl", tmp_path / "run"
+    traces, run, out = (tmp_path / name for name in ("traces.jsonl", "run", "evaluation"))
     questions = str(DATA / "nq" / "test.jsonl")
     script = [sys.executable, str(EXAMPLES / "search_traces.py"), questions, str(index), str(traces), "--first", "60"]
     subprocess.run(script, check=True)
-    tools = f"{{search: {{index: {index}, k: 2, snippet: 300}}, sql: {{database: {tmp_path / 'x.db'}}}"
+    tools = f"{{search: {{index: {index}, k: 1, snippet: 400}}, sql: {{database: {tmp_path / 'x.db'}}}"
     tools += ", python: {}}" if shutil.which("bwrap") else "}"
-    common = [f"task.train={questions}", f"environment.tools={tools}", "evaluation.validation_size=6"]
     done = tessera(
-        "train", "nano/tr_grpo_search_smollm2", *common, f"run.dir={run}", f"stages.sft.data={traces}",
-        "stages.sft.steps=12", "stages.rl.steps=2", "stages.rl.evaluate_every=2", "stages.rl.prompts_per_step=2",
+        "train", "nano/tr_grpo_search_smollm2", f"task.train={questions}", f"environment.tools={tools}",
+        f"run.dir={run}", f"stages.sft.data={traces}", "stages.sft.steps=12", "stages.rl.steps=2",
+        "stages.rl.prompts_per_step=2", "evaluation.validation_size=4",
     )  # fmt: skip
     assert done.code == 0, done.err
     rows, said = rows_of(run, "rl"), completions_of(run)
     assert len(rows) == 2 and rows[0]["mismatch/mean"] < 1e-3  # the trainer scores the ids that were sampled from
     assert rows[0]["tools/users"] > 0.5 and any("<search>" in completion["text"] for completion in said)
-    out = tmp_path / "evaluation"
-    done = tessera("eval", str(run), *common, "--split", "validation", "--out", str(out))
+    asked = ["--suite", "qa", "--data", str(DATA), "--first", "3", "--max-new-tokens", "48", "--out", str(out)]
+    done = tessera("eval", str(run), *asked)
     assert done.code == 0, done.err
-    assert json.loads((out / "result.json").read_text())["parts"][0]["n"] == 6
+    parts = json.loads((out / "result.json").read_text())["parts"]
+    assert [(part["name"], part["n"]) for part in parts] == [(name, 3) for name in QUESTIONS]
+    assert sum(part["tools"]["calls"] for part in parts) > 10
+    assert all(any(line.split()[:1] == [name] for line in done.out.splitlines()) for name in QUESTIONS)

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tessera.core.errors import UserError
 from tessera.core.user_code import find_in_file
@@ -70,6 +78,11 @@ class ToolSettings(_Strict):
         if not any((self.search, self.python, self.sql, self.mcp, self.own)):
             raise ValueError("an environment without a tool would do nothing: name search, python, sql, mcp or own")
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_named(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A tool that is not named is left out: what is written as null reads as a tool without options."""
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 class EnvironmentSettings(_Strict):
