@@ -32,6 +32,7 @@ from torch import Tensor
 
 from tessera.assess import memory_plan
 from tessera.launch import Prepared, prepare, start
+from tessera.policy.parts import local
 from tessera.recipe import read_recipe
 from tessera.training.context import Observer
 from tessera.training.interrupt import Interrupt
@@ -157,7 +158,7 @@ class Memory:
         frozen = [p for p in runner.run.policy.model.parameters() if not p.requires_grad]
         moments = [x for state in runner.optimizer.adamw.state.values() for x in state.values() if torch.is_tensor(x)]
         own = {"weights": frozen, "learns": learning, "gradient": learning, "moments": moments}
-        self.found |= {name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in own.items()}
+        self.found |= {name: sum(local(t).nbytes for t in tensors) for name, tensors in own.items()}
 
 
 def work(out: Path, overrides: list[str], cpu_time: bool) -> None:
