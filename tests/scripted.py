@@ -53,6 +53,8 @@ def unreliable(seed: int, hang: float) -> Callable[[str], str]:
 class Scripted:
     """An engine that writes what `script` says to a request, some rows at a time, in any order."""
 
+    apart = True  # it needs no weights
+
     def __init__(self, policy: Policy, script: Callable[[Request, str], str], seed: int = 0, rows: int = 8) -> None:
         self.policy, self.script, self.rows = policy, script, rows
         self.source = random.Random(seed)
