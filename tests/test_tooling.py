@@ -119,5 +119,5 @@ def test_no_more_calls_are_served_at_once_than_was_asked_for(monkeypatch: pytest
     monkeypatch.setattr(tooling, "tools_of", lambda settings, locate: [Echo(does=does)])
     monkeypatch.setattr(tooling, "make_server", lambda tools, run, version: run)
     monkeypatch.setattr(tooling, "serve_stdio", serve)
-    serve_tools(["python", "at_once=2"], None, "0")
+    serve_tools(["python", "at_once=2"], None, "0", print)
     assert most[0] == 2
