@@ -98,3 +98,9 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = tessera.nonsense
+
+
+def test_modules_that_tests_import_by_name_are_told_apart(root):
+    """The helpers of tests and of benchmarks are on one path: of two with one name the first hides the other."""
+    helpers = [path.stem for folder in ("tests", "benchmarks") for path in (root / folder).glob("*.py")]
+    assert sorted(helpers) == sorted(set(helpers))
