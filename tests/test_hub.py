@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -122,3 +123,13 @@ def test_the_licence_of_a_card(folder: Path, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text(text)
         assert hub.licence_of(tmp_path / "README.md") is None
     assert hub.cached_card("owner/that-was-never-fetched", None) is None
+
+
+def test_without_a_network_it_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}", token="hf_secret")
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda token: api)
+        monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret")
+        with pytest.raises(UserError, match=r"is written, and the hub did not take it as owner/name: .*refused"):
+            hub.push(folder, "owner/name")

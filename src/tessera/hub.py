@@ -22,7 +22,8 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         found = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export of a run")
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    # Its bases are what its client for HTTP raises, whichever that is by version: without a network, too.
+    except (*HfHubHTTPError.__bases__, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder} is written, and the hub did not take it as {repo}: {reason}") from error
     return str(found.repo_url)
