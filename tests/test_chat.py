@@ -111,3 +111,20 @@ def test_a_terminal_is_read_to_its_end_and_an_interrupt_drops_a_line(monkeypatch
 
     monkeypatch.setattr(builtins, "input", read)
     assert list(typed()) == ["one", "two"]
+
+
+def test_a_template_that_refuses_is_a_line_and_the_conversation_goes_on() -> None:
+    policy = tiny_policy(lora=None)
+    no_system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system\nrole') }}{% endif %}"
+    policy.tokenizer.chat_template = no_system + str(policy.tokenizer.chat_template)
+    text, chat = _said(policy, ["/system be brief", "hello", "/system", "hello"])
+    assert "(the model's chat template refuses this conversation: no system role)\n(no system message)\n" in text
+    assert [m["role"] for m in chat.messages] == ["user", "assistant"]
+
+
+def test_a_models_own_habits_of_generation_do_not_count() -> None:
+    policy = tiny_policy(lora=None)
+    expected = _said(policy, ["hello"])[0]
+    policy.model.generation_config.repetition_penalty = 50.0  # type: ignore[union-attr]
+    policy.model.generation_config.no_repeat_ngram_size = 1  # type: ignore[union-attr]
+    assert _said(policy, ["hello"])[0] == expected

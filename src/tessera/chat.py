@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jinja2
 import torch
 from transformers import TextStreamer
 
 from tessera.core.errors import UserError
+from tessera.core.seeding import forked
 from tessera.policy.adapters import unchanging
 from tessera.policy.load import Policy
 
@@ -96,9 +98,13 @@ class Chat:
         tokenizer: Any = self.policy.tokenizer
         if not self.templated:
             return list(tokenizer(text)["input_ids"])
-        ids = tokenizer.apply_chat_template(
-            self.messages, add_generation_prompt=True, tokenize=True, return_dict=True, **self.variables
-        )
+        try:
+            ids = tokenizer.apply_chat_template(
+                self.messages, add_generation_prompt=True, tokenize=True, return_dict=True, **self.variables
+            )
+        except jinja2.TemplateError as error:  # some know no system message, or want turns by turns
+            why = " ".join(str(error).split())
+            raise UserError(f"the model's chat template refuses this conversation: {why}") from None
         return list(ids["input_ids"])
 
     def _generate(self, ids: list[int], stream: TextStreamer) -> None:
@@ -109,7 +115,7 @@ class Chat:
         drawn = {"do_sample": True, "temperature": manner.temperature, "top_k": 0, "top_p": 1.0}
         prompt = torch.tensor([ids], device=policy.device)
         model: Any = policy.model
-        with torch.random.fork_rng(), torch.inference_mode(), unchanging(model):
+        with forked(policy.device), torch.inference_mode(), unchanging(model):
             torch.manual_seed(manner.seed + self.turn)
             model.generate(
                 input_ids=prompt,
@@ -118,6 +124,8 @@ class Chat:
                 max_new_tokens=min(room, manner.max_new_tokens),
                 eos_token_id=sorted(policy.eos_ids),
                 pad_token_id=policy.pad_id,
+                repetition_penalty=1.0,  # in place of what a model may bring
+                no_repeat_ngram_size=0,
                 **(drawn if manner.temperature > 0 else {"do_sample": False}),
             )
 

@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from tessera.core.seeding import derive, generator
+from tessera.core.seeding import derive, forked, generator
 
 
 def test_derive_is_half_of_a_blake2b_digest_of_the_seed_and_the_names():
@@ -35,3 +35,16 @@ def test_a_stream_depends_on_its_own_name_alone():
 def test_a_generator_sits_on_the_device_it_was_asked_for():
     assert generator(0, "x").device.type == "cpu"
     assert generator(0, "x", device=torch.device("cpu")).device.type == "cpu"
+
+
+def test_a_fork_touches_the_generators_of_the_cpu_and_of_one_device(monkeypatch):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with forked(torch.device("cpu")):
+        torch.rand(7)
+    assert torch.equal(torch.rand(2), expected)
+    asked = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices))
+    forked(torch.device("cuda", 1))  # of a machine with more than one, whose others belong to other processes
+    assert asked == [[torch.device("cuda", 1)]]

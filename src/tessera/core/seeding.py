@@ -7,6 +7,7 @@ step draws what the uninterrupted run drew, whatever happened in between, and ad
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -20,3 +21,11 @@ def derive(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh torch generator for the stream `names` of `seed`."""
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
+
+
+def forked(device: torch.device) -> AbstractContextManager[None]:
+    """Within the context the global generators of the CPU and of `device` may be used; after it they are as before.
+
+    Other devices are left alone: torch would take the generators of all that a machine has, with a warning.
+    """
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tessera.core.seeding import derive
+from tessera.core.seeding import derive, forked
 from tessera.core.types import Group, Problem
 from tessera.evaluation.estimators import wilson_interval
 from tessera.evaluation.evaluate import Evaluation, evaluate
@@ -90,7 +90,7 @@ class RunContext:
     def learning(self, *names: str | int) -> Iterator[None]:
         """LoRA dropout, where there is any, is on within the context and draws from the place's own stream."""
         dropouts = self._dropouts()
-        with torch.random.fork_rng():
+        with forked(self.policy.device):
             own = (self.ranks.rank,) if self.ranks.rank else ()  # processes drop out other numbers of their rows
             torch.manual_seed(self.seed_of("dropout", *names, *own))
             for module in dropouts:
