@@ -124,7 +124,7 @@ def test_carried_moments_meet_the_stages_own_settings() -> None:
     weight.grad = torch.ones_like(weight)
     first.update(0.0)
     second = Optimizer([weight], OptimizerSettings(lr=2.0, weight_decay=0.0), 1)
-    second.carry(first.state())
+    second.carry(first.moments())
     before = weight.item()
     weight.grad = torch.zeros_like(weight)
     assert second.at_step(1) == 2.0

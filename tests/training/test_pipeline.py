@@ -23,6 +23,7 @@ from tessera.reports.run import RunFolder
 from tessera.training import checkpoint, pipeline
 from tessera.training.context import Observer, RunContext
 from tessera.training.interrupt import Interrupted
+from tessera.training.optimizer import Optimizer
 from tiny import tiny_policy
 
 ROWS = (TRAIN, (), TEST)
@@ -387,6 +388,17 @@ def test_an_optimiser_is_carried_over_where_asked(tmp_path: Path) -> None:
         moved[carry] = torch.cat([(seen[4][name] - tensor).flatten() for name, tensor in seen[3].items()]).abs()
     assert (moved[False] > 4.9e-3).float().mean() > 0.9
     assert (moved[True] > 4.9e-3).float().mean() < 0.5
+
+
+def test_moments_are_kept_for_a_stage_that_carries_on_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all weights they are twice the model; of four stages the second carries on with the first, over an eval."""
+    kept: list[int] = []
+    moments = Optimizer.moments
+    monkeypatch.setattr(Optimizer, "moments", lambda self: kept.append(1) or moments(self))  # type: ignore[func-returns-value]
+    carrying = sft(name="b", steps=1, optimizer={"carry": True})
+    stages = (sft(name="a", steps=1), {"kind": "eval", "name": "e"}, carrying, sft(name="c", steps=1))
+    run(tmp_path, *stages, rows=ROWS)
+    assert len(kept) == 1
 
 
 def test_stages_that_evaluate_stand_anywhere(tmp_path: Path) -> None:

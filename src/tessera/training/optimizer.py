@@ -85,10 +85,15 @@ class Optimizer:
             for (_, master), saved in zip(self._narrow(), state.get("masters", ()), strict=True):
                 master.copy_(placed(saved, like=master))
 
-    def carry(self, state: dict[str, Any]) -> None:
-        """Begin with the moments of an earlier stage's `state`; rates, decay and the like are this one's own."""
+    def moments(self) -> dict[int, Any]:
+        """What a later stage may carry on with."""
+        found: dict[int, Any] = self.adamw.state_dict()["state"]
+        return found
+
+    def carry(self, moments: dict[int, Any]) -> None:
+        """Begin with the `moments` of an earlier stage; rates, decay and the like are this one's own."""
         own = self.adamw.state_dict()
-        self._load({"state": state["state"], "param_groups": own["param_groups"]})
+        self._load({"state": moments, "param_groups": own["param_groups"]})
 
     def _load(self, state: dict[str, Any]) -> None:
         moments = {i: _placed(of, self.masters[i]) for i, of in state["state"].items()}

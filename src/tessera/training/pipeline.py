@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -76,7 +76,7 @@ class Pipeline:
         self.run = run
         self.stages = stages
         self.algorithms = algorithms  # one a stage; None where it is not RL
-        self._moments: dict[str, Any] | None = None  # of the optimiser of the last stage that trained
+        self._moments: dict[int, Any] | None = None  # of the last stage's optimiser, where the next carries on
 
     def train(self, resume: bool = False) -> dict[str, Any]:
         """Run to the end and return the summary. Raises Interrupted after saving when a stop was requested."""
@@ -144,12 +144,18 @@ class Pipeline:
             self.run.message(f"stage {settings.name} ended after {state.stage_step} steps: {state.stopped}")
         state.records[-1].update({"steps": state.stage_step, "ended": state.stopped, "best": state.best})
         self._save(runner)  # what follows can be interrupted, and begins again from here
-        self._moments = runner.optimizer.state()
+        self._moments = runner.optimizer.moments() if self._carries_on() else None
         runner.finish()
+
+    def _carries_on(self) -> bool:
+        """Whether the next stage that trains begins with this one's moments."""
+        following = (s for s in self.stages[self.run.state.stage + 1 :] if not isinstance(s, EvalStage))
+        return any(stage.optimizer.carry for stage in islice(following, 1))
 
     def _begin(self, runner: Runner, settings: TrainingStage) -> None:
         if settings.optimizer.carry and self._moments is not None:
             runner.optimizer.carry(self._moments)
+        self._moments = None  # with all weights they are as large as the model, and more
         reference, about = runner.reference, {"name": settings.name, "kind": settings.kind, **runner.record()}
         if reference is not None:
             about["reference"] = {"policy": reference.kind, "sha256": reference.fingerprint()}
