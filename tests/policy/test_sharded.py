@@ -105,6 +105,7 @@ def alone_in_it(rank: int) -> dict[str, Any]:
     with processes():
         policy, twin = whole_policy(), whole_policy()
         shard(policy.model, CPU)
+        shard(policy.model, CPU)  # as a second run of a program does: nothing is left to do
         requests = [Request((1, 30, 31 + i), i) for i in range(3 if rank else 0)]  # one of them has nothing to sample
         with whole(policy.model):
             sampled = [c.ids for c in HFEngine(policy).generate(requests, Sampling(max_new_tokens=5))]
@@ -133,6 +134,12 @@ def test_within_whole_a_process_samples_by_itself_and_all_go_on_together() -> No
         before, moved, back = told["fingerprints"]
         assert before == back != moved
     assert first["fingerprints"] == second["fingerprints"]
+
+
+def test_a_torch_without_what_is_called_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("torch.distributed.fsdp.FSDPModule.reset_iter_state")
+    with pytest.raises(UserError, match=r"model\.shard needs a newer torch than"):
+        shard(tiny_model(), CPU)
 
 
 def test_a_model_in_parts_is_saved_as_a_plain_one_with_its_tied_matrix_once(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ T = TypeVar("T")
 def shard(model: nn.Module, device: torch.device) -> None:
     """Split the weights of `model`, on the CPU or on `device`, over all processes, in place; what is kept goes to
     `device`. UserError for models that could not pass through their layers in step."""
+    if is_sharded(model):  # for an earlier run of the same program
+        return
+    _check_torch()
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -87,6 +90,15 @@ def whole(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(True, recurse=False)
         causal_lm(model).reset_iter_state()  # forgets which layers were passed, which differs, and parts them again
+
+
+def _check_torch() -> None:
+    """UserError for a torch whose FSDP2 lacks what is called here; it came in later than the rest that is used."""
+    from torch.distributed import fsdp
+
+    needed = ("set_gradient_divide_factor", "set_force_sum_reduction_for_comms", "reset_iter_state")
+    if not all(hasattr(getattr(fsdp, "FSDPModule", None), name) for name in needed):
+        raise UserError(f"model.shard needs a newer torch than {torch.__version__}, such as 2.13: leave it out")
 
 
 def _call(causal: Any, work: Callable[[], T]) -> T:
