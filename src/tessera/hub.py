@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from yaml import YAMLError
 
@@ -17,13 +18,14 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    # What the hub's client for HTTP raises, without a network too, differs by its version: it is a base of this.
+    unreachable: tuple[Any, ...] = HfHubHTTPError.__bases__
     token = logged_in()
     api = HfApi(token=token)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         found = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export of a run")
-    # Its bases are what its client for HTTP raises, whichever that is by version: without a network, too.
-    except (*HfHubHTTPError.__bases__, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    except (*unreachable, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder} is written, and the hub did not take it as {repo}: {reason}") from error
     return str(found.repo_url)
