@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import time
@@ -13,9 +14,12 @@ import pytest
 
 from tessera.core.errors import UserError
 from tessera.environments.sandbox import MEBIBYTE, Sandbox
+from tessera.environments.seccomp import MACHINES
 from tessera.environments.tool import ToolFailed
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+
+LIBC = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,8 @@ def sandbox() -> Sandbox:
         ("x = (", "File \"<python>\", line 1\n    x = (\n        ^\nSyntaxError: '(' was never closed"),
         ("import sys\nprint('x')\nsys.exit(3)", "x"),
         ("print('a\\0b \\udc00'.encode('utf-8', 'replace').decode())", "a\N{REPLACEMENT CHARACTER}b ?"),
+        ("import threading as t\nx = []\na = t.Thread(target=x.append, args=[1])\na.start()\na.join()\nx", "[1]"),
+        ("import os\nif os.fork():\n    print(os.wait()[1])\nelse:\n    os._exit(0)", "0"),
         ("open('f', 'w').write('kept')\nopen('f').read()", "'kept'"),
     ],
 )
@@ -65,13 +71,19 @@ def test_what_is_printed_comes_back(sandbox: Sandbox, code: str, printed: str) -
         ("import os, time\nfor n in range(20):\n    if os.fork() == 0:\n        time.sleep(60)", "BlockingIO"),
         ("import os\nos.open('/proc/self/fd/0', os.O_RDWR)", "PermissionError"),
         ("import os\nos.setuid(0)", "Error"),
+        ("import os\nos.memfd_create('m')", "PermissionError"),
+        (LIBC + "libc.shmget(0, 4096, 0o1600), ctypes.get_errno()", "(-1, 1)"),
+        (LIBC + "libc.msgget(0, 0o1600), ctypes.get_errno()", "(-1, 1)"),
+        (LIBC + "libc.unshare(0x10000000), ctypes.get_errno()", "(-1, 1)"),
+        (LIBC + "libc.syscall(CLONE, 0x10000011, 0, 0, 0, 0), ctypes.get_errno()", "(-1, 1)"),
     ],
 )  # fmt: skip
 def test_an_attack_fails(sandbox: Sandbox, attack: str, said: str, tmp_path: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        found = sandbox.run(attack.replace("PORT", str(server.getsockname()[1])), 10)
+        clone = str(MACHINES[platform.machine()].numbers["clone"])
+        found = sandbox.run(attack.replace("PORT", str(server.getsockname()[1])).replace("CLONE", clone), 10)
     assert said in found
 
 

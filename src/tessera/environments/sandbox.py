@@ -1,7 +1,8 @@
 """A process that sees nothing of this one: bubblewrap's namespaces, limits, and an empty folder in memory.
 
 Inside there is no network, no file but an interpreter and its libraries (read-only), no environment variable, no
-process but its own, and `scratch` bytes of memory to write files to. Whatever it starts ends with it.
+process but its own, and `scratch` bytes of memory to write files to. Whatever it starts ends with it. System calls that
+would get around these limits are refused (tessera.environments.seccomp).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import select
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.core.errors import UserError
+from tessera.environments.seccomp import rules
 from tessera.environments.tool import ToolFailed
 
 MEBIBYTE = 2**20
@@ -63,12 +66,14 @@ class Sandbox:
     def _run(self, root: Path, code: str, limit: float) -> str:
         # The kernel holds anybody to a number of processes but the superuser.
         other: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-        with tempfile.TemporaryFile() as given:
-            given.write(code.encode("utf-8", "replace"))
-            given.seek(0)
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as refused:
+            for file, content in ((given, code.encode("utf-8", "replace")), (refused, rules(platform.machine()))):
+                file.write(content)
+                file.seek(0)
             process = subprocess.Popen(
-                self._command(root, limit), stdin=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **other
-            )
+                ["bwrap", "--seccomp", str(refused.fileno()), *self._command(root, limit)],
+                stdin=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[refused.fileno()], **other,
+            )  # fmt: skip
             try:
                 said = self._read(process, time.monotonic() + limit)
                 if len(said) <= self.output and process.wait(1) != 0:
@@ -106,7 +111,7 @@ class Sandbox:
             "processes": self.processes + 1,  # the first is bubblewrap's
         }
         return [
-            "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL",
+            "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL",
             *(part for path in shown for part in _shown(path)),
             "--proc", "/proc", "--dev", "/dev", "--size", str(self.scratch), "--tmpfs", "/tmp", "--chdir", "/tmp",
             "--setenv", "HOME", "/tmp", "--setenv", "OMP_NUM_THREADS", "1", "--remount-ro", "/dev", "--remount-ro", "/",
