@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.tasks.pool import CheckFailed, CheckPool
+from tessera.tasks.pool import CheckFailed, CheckPool, readable
 
 # What the processes run: their own file, found through the path that the pool hands on.
 CHECKS = """
@@ -174,3 +175,20 @@ def test_who_does_not_want_to_wait_for_a_place_is_told_in_time(pool: CheckPool) 
         assert time.monotonic() - began < 1.5
         assert all(isinstance(hung.exception(), CheckFailed) for hung in busy)
     assert pool.run("plus one", 1, limit=20, patience=20) == 2
+
+
+def test_a_program_with_more_than_a_thousand_files_open_is_served(pool: CheckPool) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("this machine lets nobody open so many")
+    pool.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert pool.run("plus one", 1, limit=20) == 2
+        assert not readable(pool._idle[0].process.stdout.fileno(), 0.01)  # type: ignore[union-attr]
+    finally:
+        pool.close()
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

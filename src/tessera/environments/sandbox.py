@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import select
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 from tessera.core.errors import UserError
 from tessera.environments.seccomp import rules
 from tessera.environments.tool import ToolFailed
+from tessera.tasks.pool import readable
 
 MEBIBYTE = 2**20
 NOBODY = 65534
@@ -94,7 +94,7 @@ class Sandbox:
         descriptor, said = process.stdout.fileno(), b""
         while len(said) <= self.output:
             left = until - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            if left <= 0 or not readable(descriptor, left):
                 raise TimeoutError
             part = os.read(descriptor, 65536)
             if not part:

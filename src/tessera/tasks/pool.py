@@ -22,6 +22,16 @@ GIGABYTE = 2**30
 START_LIMIT = 120.0
 
 
+def readable(descriptor: int, seconds: float) -> bool:
+    """Wait until there is something to read, or an end; False when there is not within `seconds`.
+
+    Unlike `select` for any descriptor: a program with many files and connections open is soon beyond the 1024th.
+    """
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(1000 * seconds))
+
+
 class CheckFailed(Exception):
     """A check that gave no result: it took too long, or its process ended. `reason` is timeout, memory or crash."""
 
@@ -156,7 +166,7 @@ class _Worker:
         descriptor, until = self.process.stdout.fileno(), time.monotonic() + limit
         while b"\n" not in self.unread:
             left = until - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            if left <= 0 or not readable(descriptor, left):
                 raise CheckFailed("timeout")
             read = os.read(descriptor, 65536)
             if not read:
