@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripted import Echo, Scripted, unreliable
+from tessera.core.errors import UserError
 from tessera.core.types import Message, Problem
 from tessera.environments.settings import EnvironmentSettings, PythonSettings, ToolSettings
 from tessera.environments.syntax import Frame
@@ -210,3 +211,12 @@ def test_an_episode_that_is_too_old_ends_with_its_turn(policy: Policy) -> None:
     (episode,) = tools.run(Scripted(policy, script), [Opening((1, 40), (), (), 0)], Sampling(max_new_tokens=90), 90)
     assert episode.finish_reason == "length" and len(episode.turns) == 1
     assert tools.words.decode(episode.ids).endswith("</information>\n<echo>x</echo>")
+
+
+@pytest.mark.parametrize(("syntax", "mark"), [("tags", "</echo>"), ("template", "<tool_call>")])
+def test_a_tokenizer_that_hides_calls_is_refused(syntax: str, mark: str) -> None:
+    """Special tokens are no part of what a turn says; were a tag one of them, tools would be there in vain."""
+    policy = tiny_policy()
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": [mark]}, replace_extra_special_tokens=False)
+    with pytest.raises(UserError, match=f"leaves {mark} out of the text"):
+        tooled(policy, syntax=syntax)

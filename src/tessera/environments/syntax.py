@@ -62,6 +62,7 @@ class Tags:
         if ANSWER in self.tools:
             raise UserError(f"a tool called {ANSWER!r} cannot be told from an answer: use environment.syntax template")
         self.stops = tuple(f"</{name}>" for name in (*self.tools, ANSWER))
+        self.marks = (*(f"<{name}>" for name in (*self.tools, ANSWER)), *self.stops)
 
     def calls(self, text: str) -> list[Call]:
         """See Syntax. A closing tag without an opening one is a call without arguments."""
@@ -94,6 +95,7 @@ class Template:
     """
 
     stops: tuple[str, ...] = ()
+    marks = ("<tool_call>", "</tool_call>")
 
     def __init__(self, tools: Sequence[Tool], tokenizer: Any, eos: Sequence[str]) -> None:
         self.tools = {tool.name: tool for tool in tools}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tessera.core.errors import UserError
 from tessera.core.seeding import derive
 from tessera.core.types import Completion, Message, Problem
 from tessera.environments.episode import Episode, Limits, Words, longest
@@ -44,10 +45,12 @@ class Tooled:
 
     def __init__(self, policy: Policy, settings: EnvironmentSettings, tools: Sequence[Tool]) -> None:
         self.words = words_of(policy)
-        self.syntax: Syntax = Tags(tools)
+        syntax: Tags | Template = Tags(tools)
         if settings.syntax == "template":
             tokenizer: Any = policy.tokenizer
-            self.syntax = Template(tools, tokenizer, tokenizer.convert_ids_to_tokens(sorted(policy.eos_ids)))
+            syntax = Template(tools, tokenizer, tokenizer.convert_ids_to_tokens(sorted(policy.eos_ids)))
+        _check_readable(syntax.marks, self.words)
+        self.syntax: Syntax = syntax
         self.toolbox = Toolbox(tools, settings.seconds, settings.at_once)
         self.turns, self.result_tokens = settings.turns, settings.result_tokens
         self.introduces, self.seconds = settings.introduce, settings.episode_seconds or math.inf
@@ -154,6 +157,15 @@ class _Running:
         turns = len(episode.turns)
         seed = derive(opening.seed, "turn", turns) if turns else opening.seed
         return Request(opening.prompt_ids + tuple(episode.ids), seed, key, episode.left)
+
+
+def _check_readable(marks: Sequence[str], words: Words) -> None:
+    """UserError for a mark of a call that a tokenizer leaves out of the text, as it does special tokens: no call would
+    ever be seen."""
+    for mark in marks:
+        if mark not in words.decode(words.encode(mark, True)):
+            raise UserError(f"the tokenizer leaves {mark} out of the text of a turn, so no call can be read: is it one "
+                            "of its special tokens? use another environment.syntax")  # fmt: skip
 
 
 def words_of(policy: Policy) -> Words:
