@@ -31,12 +31,12 @@ def test_the_example_runs(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest
     names: dict[str, Any] = {}
     exec(code.replace(MODEL, repr(str(tiny_folder))).replace("steps=20", "steps=2"), names)
     summary = names["summary"]
-    assert (summary["status"], summary["steps"], summary["algorithm"]) == ("finished", 2, "t_spmo")
+    assert (summary["status"], summary["steps"], summary["algorithm"]) == ("finished", 2, "s_grpo")
     assert (summary["accuracy"]["base"]["n"], summary["gain"]["from"]) == (100, "base")
     assert "'base': {'value':" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "sums" / "report.html").is_file()
+    assert (tmp_path / "runs" / "sequences" / "report.html").is_file()
     reward, problem = names["reward"], type("P", (), {"answer": 42})()
-    assert [reward(problem, text) for text in (" 42", "42 is it", "It is 42", "420", "")] == [1, 1, 0, 0, 0]
+    assert [reward(problem, text) for text in (" 42", "42, 43", " 42 ,", "It is 42", "420", "")] == [1, 1, 1, 0, 0, 0]
 
 
 def test_the_commands_exist_and_name_a_recipe_with_its_stage() -> None:
