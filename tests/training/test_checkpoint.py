@@ -50,6 +50,14 @@ def test_what_was_saved_is_read_bit_for_bit(tmp_path: Path) -> None:
     assert found.optimizer["param_groups"] == [{"lr": 0.1}]
 
 
+def test_a_checkpoint_of_another_device_is_read_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as there:
+        there.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")  # what a machine of eight writes
+        save(tmp_path, made(1), keep=1)
+    moments = newest(tmp_path).optimizer["state"][0]["exp_avg"]
+    assert moments.device.type == "cpu" and torch.equal(moments, torch.full((3,), 0.1))
+
+
 def test_no_folder_and_an_empty_one_hold_none(tmp_path: Path) -> None:
     assert newest(tmp_path / "none") is None
     assert newest(tmp_path) is None

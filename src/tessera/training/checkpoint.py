@@ -107,7 +107,8 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(
         state=json.loads((folder / STATE).read_text(encoding="utf-8")),
         tensors={path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))},
-        optimizer=torch.load(folder / OPTIMIZER, weights_only=True),
+        # On the CPU, whatever wrote it: each process moves its own to its own device, which may be of another kind.
+        optimizer=torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True),
     )
 
 
