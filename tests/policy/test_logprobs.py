@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import save_on_cpu
 
 from tessera.core.errors import UserError
-from tessera.policy import head
+from tessera.policy import head, logprobs
 from tessera.policy.adapters import LoraSettings, adapter_matrices, decoder_layers, frozen_layers
 from tessera.policy.forest import Row
 from tessera.policy.load import Policy
@@ -198,6 +199,24 @@ def test_recomputed_layers_keep_less_and_give_the_same_gradient(name: str) -> No
     assert kept[True] < kept[False] / 3
     for mine, theirs in zip(found[True], found[False], strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_what_is_offloaded_are_no_weights_and_changes_no_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product keeps its weight for backward too; to send it away and back in each micro-batch would serve nothing."""
+    policy, away = stirred(tiny_family(name)), []
+
+    class Watched(save_on_cpu):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            pack = self.pack_hook
+            self.pack_hook = lambda tensor: away.append(tensor.untyped_storage().data_ptr()) or pack(tensor)
+
+    here = gradients(policy.model, score(policy.model, ROWS).logp_N)
+    monkeypatch.setattr(logprobs, "save_on_cpu", Watched)
+    there = gradients(policy.model, score(policy.model, ROWS, offload=True).logp_N)
+    assert all(map(torch.equal, here, there))
+    assert away and {p.untyped_storage().data_ptr() for p in policy.model.parameters()}.isdisjoint(away)
 
 
 def test_what_cannot_be_saved_is_refused() -> None:

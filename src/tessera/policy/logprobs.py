@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import save_on_cpu
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
 from tessera.core.batch import pad_rows
 from tessera.core.errors import UserError
 from tessera.policy.forest import Forest, Row, plant
 from tessera.policy.head import Ask, Scores, project
+from tessera.policy.parts import local
 from tessera.policy.prefix import causal_lm, extend, prefill
 from tessera.policy.sharded import in_one_pass
 from tessera.policy.trunk import packs, states
@@ -50,9 +51,23 @@ def score(
     context does: `recompute` is gradient checkpointing, layer by layer, and `offload` keeps what backward needs in
     the host's memory; `check_saving` says where they are possible.
     """
-    with save_on_cpu(pin_memory=True) if offload else nullcontext():
-        causal = causal_lm(model)
+    causal = causal_lm(model)
+    with _in_host(causal) if offload else nullcontext():
         return in_one_pass(causal, lambda: _score(causal, rows, temperature, tuple(eos_ids), recompute))
+
+
+def _in_host(causal: Any) -> saved_tensors_hooks:
+    """Within the context what backward needs is kept in the host's memory, but for the weights, which stay."""
+    weights = {local(p).untyped_storage().data_ptr() for p in causal.parameters()}
+    host = save_on_cpu(pin_memory=True)
+
+    def pack(tensor: Tensor) -> Any:
+        return tensor if tensor.untyped_storage().data_ptr() in weights else host.pack_hook(tensor)
+
+    def unpack(packed: Any) -> Tensor:
+        return packed if isinstance(packed, Tensor) else host.unpack_hook(packed)
+
+    return saved_tensors_hooks(pack, unpack)
 
 
 def _score(
