@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 
@@ -76,3 +77,24 @@ def test_where_no_thread_can_be_had_the_call_fails(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module.threading, "Thread", NoMore)
     assert toolbox.run(Call("echo", {"text": "a"})) == Result("error: can't start new thread", "unavailable")
     toolbox.close()
+
+
+def test_a_call_that_runs_still_keeps_no_program_from_ending() -> None:
+    """Threads of a pool are waited for when the interpreter ends; those that wait for a tool end with the toolbox."""
+    begun, answers = threading.Event(), queue.SimpleQueue[list[Result]]()
+    toolbox = Toolbox([Echo(does=lambda text: begun.set() or time.sleep(20) or "late")], 60)  # type: ignore[func-returns-value]
+    toolbox.submit([Call("echo", {"text": "a"})], answers.put)
+    assert begun.wait(10)
+    began = time.monotonic()
+    toolbox.close()
+    assert answers.get(timeout=10)[0].failure == "timeout" and time.monotonic() - began < 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_tool_that_ends_its_thread_is_a_failed_call_at_once() -> None:
+    toolbox = Toolbox([Echo(does=lambda text: sys.exit(text))], 60)
+    began = time.monotonic()
+    assert toolbox.run(Call("echo", {"text": "a"})).failure is not None
+    assert time.monotonic() - began < 5
+    toolbox.close()
+    toolbox.close()  # nothing is left to do

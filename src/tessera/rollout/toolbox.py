@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from tessera.core.errors import UserError
 from tessera.environments.syntax import Result
@@ -29,6 +29,7 @@ class Toolbox:
         self.seconds = seconds
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="tools")
         self._lock = threading.Lock()
+        self._closed: Future[None] = Future()
 
     def submit(self, calls: Sequence[Call], done: Callable[[list[Result]], None]) -> None:
         """Run the calls of a turn side by side; `done` gets their results, in their order, from another thread."""
@@ -47,7 +48,9 @@ class Toolbox:
             self._pool.submit(lambda place=place, call=call: finish(place, self.run(call)))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Let go of the tools and of the threads that are idle."""
+        """Let go of the tools, and of calls that run still: a program that ends does not wait for them."""
+        if not self._closed.done():
+            self._closed.set_result(None)
         self._pool.shutdown(wait=False, cancel_futures=True)
         for tool in self.tools.values():
             tool.close()
@@ -57,11 +60,18 @@ class Toolbox:
         if call.tool not in self.tools:
             return Result(f"error: there is no tool {call.tool!r}; there are {', '.join(self.tools)}", "unknown")
         found: list[Result] = []
+        ended: Future[None] = Future()
         tool = self.tools[call.tool]
-        thread = threading.Thread(target=lambda: found.append(run_tool(tool, call, self.seconds)), daemon=True)
+
+        def work() -> None:
+            try:
+                found.append(run_tool(tool, call, self.seconds))
+            finally:
+                ended.set_result(None)
+
         try:
-            thread.start()
+            threading.Thread(target=work, daemon=True).start()
         except RuntimeError as error:  # tools that never returned have taken all threads that there may be
             return Result(f"error: {error}", "unavailable")
-        thread.join(self.seconds + GRACE)
+        wait({ended, self._closed}, self.seconds + GRACE, FIRST_COMPLETED)
         return found[0] if found else Result(f"error: no result within {self.seconds:g} s", "timeout")
