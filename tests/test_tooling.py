@@ -46,6 +46,11 @@ def test_an_index_appears_whole_and_is_replaced_only_when_asked(corpus: Path, tm
     assert other.code == 2 and "is no index" in other.err
 
 
+def test_prompts_without_vectors_would_do_nothing(corpus: Path, tmp_path: Path) -> None:
+    done = tessera("index", str(corpus), "--out", str(tmp_path / "index"), "--query-prompt", "query: ")
+    assert done.code == 2 and "go with --dense" in done.err and not (tmp_path / "index").exists()
+
+
 def test_a_line_now_and_then_tells_how_far_it_is() -> None:
     now, said = [0.0], list[str]()
     progress = embedding_lines(said.append, clock=lambda: now[0])

@@ -261,12 +261,16 @@ def index(
     dense: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Embed with this sentence-transformers model too.")
     ] = None,
+    query_prompt: Annotated[str, typer.Option(help="With --dense: put before queries, as in 'query: ' for E5.")] = "",
+    passage_prompt: Annotated[str, typer.Option(help="With --dense: put before passages: 'passage: ' for E5.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the index that is there.")] = False,
 ) -> None:
     """Index passages for the search tool: BM25, and dense vectors with a model."""
+    from tessera.environments.retrieval.dense import Prompts
     from tessera.tooling import embedding_lines, make_index
 
-    count = make_index(corpus, out, dense, force, embedding_lines(_say))
+    prompts = Prompts(query_prompt, passage_prompt)
+    count = make_index(corpus, out, dense, force, embedding_lines(_say), prompts)
     _say(f"{count} passages in {out}")
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tessera.core.errors import UserError
 from tessera.environments.mcp_server import make_server, serve_http, serve_stdio
+from tessera.environments.retrieval.dense import NO_PROMPTS, Prompts
 from tessera.environments.retrieval.index import ABOUT, build
 from tessera.environments.retrieval.passages import Progress, read_passages
 from tessera.environments.settings import EnvironmentSettings, tools_of
@@ -34,8 +35,12 @@ class Address(NamedTuple):
     token_env: str | None
 
 
-def make_index(corpus: str, out: Path, dense: str | None, force: bool, progress: Progress) -> int:
+def make_index(
+    corpus: str, out: Path, dense: str | None, force: bool, progress: Progress, prompts: Prompts = NO_PROMPTS
+) -> int:
     """Index the passages of a file, whole or not at all; how many there are."""
+    if any(prompts) and dense is None:
+        raise UserError("--query-prompt and --passage-prompt go with --dense, and would do nothing without")
     if out.exists() and not force:
         raise UserError(f"{out} is there already: delete it with --force, or give another --out")
     if out.exists() and not (out / ABOUT).is_file():
@@ -43,7 +48,7 @@ def make_index(corpus: str, out: Path, dense: str | None, force: bool, progress:
     passages = read_passages(read_options(Source, {"file": corpus}, "the corpus").rows({}))
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(out, replace=True) as folder:
-        build(folder, passages, dense, progress)
+        build(folder, passages, dense, progress, prompts)
     return len(passages)
 
 

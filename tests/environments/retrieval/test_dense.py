@@ -53,3 +53,18 @@ def test_a_model_that_is_none_is_said(tmp_path: Path) -> None:
         dense.build(tmp_path, PASSAGES, "package:no-such-model", lambda done, total: None)
     with pytest.raises(UserError, match="is no sentence-transformers model"):
         dense.build(tmp_path, PASSAGES, str(tmp_path / "none"), lambda done, total: None)
+
+
+@needs_model
+def test_prompts_stand_before_what_is_embedded(tmp_path: Path) -> None:
+    """Vectors with prompts are those of texts in which they stand already, and an index knows its own."""
+    prompts = dense.Prompts("ask: ", "told: ")
+    build(tmp_path, PASSAGES, MODEL, lambda done, total: None, prompts)
+    found = open_index(tmp_path, "dense")
+    encoder = dense._encoder(MODEL)
+    told = encoder.encode([f"told: {p.title}\n{p.text}" for p in PASSAGES], normalize_embeddings=True)
+    (asked,) = encoder.encode(["ask: a loan"], normalize_embeddings=True)
+    (hits,) = found.search(["a loan"], 3)
+    scores = {hit.passage.id: hit.score for hit in hits}
+    for passage, vector in zip(PASSAGES, told, strict=True):
+        assert scores[passage.id] == pytest.approx(float(asked @ vector), abs=1e-5)

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tessera.core.errors import UserError
 from tessera.environments.retrieval.passages import Hit, Passage, PassageFile, Progress
@@ -15,11 +15,26 @@ FOLDER = "dense"
 BATCH = 64
 
 
-def build(folder: Path, passages: Sequence[Passage], model: str, progress: Progress) -> None:
+class Prompts(NamedTuple):
+    """What stands before a query and a passage when it is embedded; without, what the model itself names, if anything.
+
+    Some models are trained with such words and say so in their card alone: E5's are `query: ` and `passage: `.
+    """
+
+    query: str = ""
+    passage: str = ""
+
+
+NO_PROMPTS = Prompts()
+
+
+def build(
+    folder: Path, passages: Sequence[Passage], model: str, progress: Progress, prompts: Prompts = NO_PROMPTS
+) -> None:
     """Embed `passages` with `model` and write the index into `folder`, by length, so that little is padded."""
     import numpy as np
 
-    faiss, encoder = _package(), _encoder(model)
+    faiss, encoder = _package(), _encoder(model, prompts)
     texts = [f"{passage.title}\n{passage.text}" for passage in passages]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     vectors = np.empty((len(texts), encoder.get_embedding_dimension()), dtype=np.float32)
@@ -32,7 +47,9 @@ def build(folder: Path, passages: Sequence[Passage], model: str, progress: Progr
     (folder / FOLDER).mkdir()
     faiss.write_index(index, str(folder / FOLDER / "index.faiss"))
     named = str(Path(model).resolve()) if Path(model).is_dir() else model  # it is searched from anywhere
-    (folder / FOLDER / "model.json").write_text(json.dumps({"model": named}) + "\n", encoding="utf-8")
+    (folder / FOLDER / "model.json").write_text(
+        json.dumps({"model": named, **prompts._asdict()}) + "\n", encoding="utf-8"
+    )
 
 
 class Dense:
@@ -42,7 +59,8 @@ class Dense:
         faiss = _package()
         self.passages = PassageFile(folder)
         self.index = faiss.read_index(str(folder / FOLDER / "index.faiss"), faiss.IO_FLAG_MMAP)
-        self.encoder = _encoder(json.loads((folder / FOLDER / "model.json").read_text(encoding="utf-8"))["model"])
+        about = json.loads((folder / FOLDER / "model.json").read_text(encoding="utf-8"))
+        self.encoder = _encoder(about["model"], Prompts(about.get("query", ""), about.get("passage", "")))
         self._lock = threading.Lock()  # a tokenizer serves one thread at a time
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -58,13 +76,14 @@ class Dense:
         return [[(place, score) for place, score in zip(*row, strict=True) if place >= 0] for row in rows]
 
 
-def _encoder(model: str) -> Any:
+def _encoder(model: str, prompts: Prompts = NO_PROMPTS) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise UserError("dense retrieval needs sentence-transformers: pip install 'tessera-rl[dense]'") from None
     try:
-        return SentenceTransformer(_path(model))
+        named = {"query": prompts.query, "document": prompts.passage} if any(prompts) else None
+        return SentenceTransformer(_path(model), prompts=named)
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{model} is no sentence-transformers model that can be loaded: {why}") from None

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from tessera.core.errors import UserError, unknown
 from tessera.environments.retrieval import bm25, dense
 from tessera.environments.retrieval.bm25 import Bm25
-from tessera.environments.retrieval.dense import Dense
+from tessera.environments.retrieval.dense import NO_PROMPTS, Dense, Prompts
 from tessera.environments.retrieval.hybrid import Hybrid
 from tessera.environments.retrieval.passages import Passage, PassageFile, Progress, Retriever
 
@@ -19,12 +19,14 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ABOUT = "index.json"
 
 
-def build(folder: Path, passages: Sequence[Passage], model: str | None, progress: Progress) -> None:
+def build(
+    folder: Path, passages: Sequence[Passage], model: str | None, progress: Progress, prompts: Prompts = NO_PROMPTS
+) -> None:
     """Write an index into `folder`, an empty one; with a `model` of sentence-transformers, a dense one too."""
     PassageFile.write(folder, passages)
     bm25.build(folder, passages)
     if model is not None:
-        dense.build(folder, passages, model, progress)
+        dense.build(folder, passages, model, progress, prompts)
     about = {"passages": len(passages), "dense": model}
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
