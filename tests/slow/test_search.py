@@ -62,7 +62,7 @@ def test_the_nano_recipe_trains_and_is_evaluated_with_three_tools(index: Path, t
     done = tessera(
         "train", "nano/tr_grpo_search_smollm2", f"task.train={questions}", f"environment.tools={tools}",
         f"run.dir={run}", f"stages.sft.data={traces}", "stages.sft.steps=12", "stages.rl.steps=2",
-        "stages.rl.prompts_per_step=2", "evaluation.validation_size=4",
+        "stages.rl.prompts_per_step=2", "stages.warm.size=2", "stages.trained.size=2",
     )  # fmt: skip
     assert done.code == 0, done.err
     rows, said = rows_of(run, "rl"), completions_of(run)
