@@ -45,6 +45,6 @@ def test_a_fork_touches_the_generators_of_the_cpu_and_of_one_device(monkeypatch)
         torch.rand(7)
     assert torch.equal(torch.rand(2), expected)
     asked = []
-    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices))
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices, device_type: asked.append((devices, device_type)))
     forked(torch.device("cuda", 1))  # of a machine with more than one, whose others belong to other processes
-    assert asked == [[torch.device("cuda", 1)]]
+    assert asked == [([torch.device("cuda", 1)], "cuda")]

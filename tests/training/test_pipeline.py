@@ -390,6 +390,24 @@ def test_an_optimiser_is_carried_over_where_asked(tmp_path: Path) -> None:
     assert (moved[True] > 4.9e-3).float().mean() < 0.5
 
 
+def test_what_was_read_of_a_checkpoint_is_not_held_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(row: Mapping[str, Any]) -> None:
+        if row["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, sft(steps=4), observers=[Notes(look)])
+    held: list[checkpoint.Checkpoint] = []
+    newest = checkpoint.newest
+    monkeypatch.setattr(checkpoint, "newest", lambda folder: held.append(newest(folder)) or held[0])
+    seen: list[tuple[int, int]] = []
+    notes = Notes(lambda row: seen.append((len(held[0].tensors), len(held[0].optimizer))))
+    assert run(tmp_path, sft(steps=4), resume=True, observers=[notes])["status"] == "finished"
+    assert set(seen) == {(0, 0)}
+
+
 def test_moments_are_kept_for_a_stage_that_carries_on_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all weights they are twice the model; of four stages the second carries on with the first, over an eval."""
     kept: list[int] = []

@@ -28,4 +28,6 @@ def forked(device: torch.device) -> AbstractContextManager[None]:
 
     Other devices are left alone: torch would take the generators of all that a machine has, with a warning.
     """
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)

@@ -40,6 +40,11 @@ class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]
     optimizer: dict[str, Any] = field(default_factory=dict)
 
+    def release(self) -> None:
+        """Let go of the tensors, where they have been taken over: with all weights they are several times the model."""
+        self.tensors.clear()
+        self.optimizer.clear()
+
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `folder/step-NNNNNNNN-stage-NN` and delete all but the newest `keep`.

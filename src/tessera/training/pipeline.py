@@ -135,6 +135,7 @@ class Pipeline:
         state, runner = self.run.state, self._runner(settings, algorithm)
         if found is not None:
             _restore_runner(runner, found)
+            found.release()
         else:
             self._begin(runner, settings)
         self.run.message(f"stage {settings.name}: {settings.kind}, up to {runner.steps} steps")
