@@ -181,7 +181,7 @@ def _done(rows: Sequence[dict[str, Any]], part: Part) -> set[str]:
 def _collectors(subject: Subject, asked: Sequence[_Asked], at_once: int, opened: ExitStack) -> list[Collector]:
     policy = load_policy(subject.model, seed=subject.seed)
     engine, kwargs = HFEngine(policy, at_once), subject.chat_template_kwargs
-    tools = opened.enter_context(open_tools(policy, subject.environment, subject.folder))
+    tools = opened.enter_context(open_tools(policy, subject.environment, subject.folder, kwargs))
     collectors = [Collector(engine, policy, one.questions.task, kwargs, tools) for one in asked]
     for one, collector in zip(asked, collectors, strict=True):
         collector.check_fits(one.questions.problems, one.part.max_new_tokens)

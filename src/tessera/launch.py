@@ -131,10 +131,11 @@ def start(
                 "model.lora is null: training needs an adapter, such as model.lora: {rank: 16}, or model.full: true"
             )
         own = nullcontext(engine) if engine else open_engine(recipe.engine, policy, recipe.model, recipe.run.max_rows)
-        with own as opened, open_tools(policy, recipe.environment, _folder(recipe)) as tools:
+        variables = recipe.chat_template_kwargs
+        with own as opened, open_tools(policy, recipe.environment, _folder(recipe), variables) as tools:
             _check_apart(prepared, opened)
             interrupt = Interrupt(ranks)
-            given = opened, policy, prepared.task.task, recipe.chat_template_kwargs, tools
+            given = opened, policy, prepared.task.task, variables, tools
             graders = recipe.run.graders
             collector = (
                 Collector(*given, graders=graders)

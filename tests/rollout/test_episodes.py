@@ -220,3 +220,11 @@ def test_a_tokenizer_that_hides_calls_is_refused(syntax: str, mark: str) -> None
     policy.tokenizer.add_special_tokens({"additional_special_tokens": [mark]}, replace_extra_special_tokens=False)
     with pytest.raises(UserError, match=f"leaves {mark} out of the text"):
         tooled(policy, syntax=syntax)
+
+
+def test_the_template_is_told_between_turns_what_it_is_told_in_prompts(policy: Policy) -> None:
+    """As when a model is to answer without thinking: each of its turns begins as its first one does."""
+    tools = Tooled(policy, ASKED.model_copy(update={"syntax": "template"}), [Echo()], {"thinking": False})
+    assert tools.syntax.frame(ended=True).behind.endswith("<|im_start|>assistant\n[no thinking]")
+    plain = tooled(policy, syntax="template").syntax.frame(ended=True)
+    assert plain.behind.endswith("<|im_start|>assistant\n")

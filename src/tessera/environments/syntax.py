@@ -97,9 +97,11 @@ class Template:
     stops: tuple[str, ...] = ()
     marks = ("<tool_call>", "</tool_call>")
 
-    def __init__(self, tools: Sequence[Tool], tokenizer: Any, eos: Sequence[str]) -> None:
+    def __init__(
+        self, tools: Sequence[Tool], tokenizer: Any, eos: Sequence[str], variables: Mapping[str, Any] | None = None
+    ) -> None:
         self.tools = {tool.name: tool for tool in tools}
-        self._frame = template_frame(tokenizer)
+        self._frame = template_frame(tokenizer, variables)
         self._ends = tuple(eos)
 
     def calls(self, text: str) -> list[Call]:
@@ -128,8 +130,8 @@ class Template:
         ])  # fmt: skip
 
 
-def template_frame(tokenizer: Any) -> Frame:
-    """What a chat template writes around tool messages, between two turns of the assistant.
+def template_frame(tokenizer: Any, variables: Mapping[str, Any] | None = None) -> Frame:
+    """What a chat template, told `variables`, writes around tool messages, between two turns of the assistant.
 
     UserError for a template without the role `tool`, or one that rewrites the turn before a result.
     """
@@ -141,7 +143,8 @@ def template_frame(tokenizer: Any) -> Frame:
         {"role": "tool", "content": two, "name": "tool"},
     ]
     try:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        given = {"tokenize": False, "add_generation_prompt": True, **(variables or {})}
+        text = str(tokenizer.apply_chat_template(messages, **given))
     except jinja2.TemplateError as error:
         raise UserError(f"the chat template takes no tool messages ({error}): use environment.syntax tags") from None
     _, found, rest = text.partition(said)

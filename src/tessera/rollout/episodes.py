@@ -6,7 +6,7 @@ import math
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -41,14 +41,21 @@ class Opening(NamedTuple):
 
 
 class Tooled:
-    """What turns sampling into episodes: a way to call tools, the tools, and limits."""
+    """What turns sampling into episodes: a way to call tools, the tools, and limits. `variables` are those that the
+    chat template is told in prompts, and so between turns too."""
 
-    def __init__(self, policy: Policy, settings: EnvironmentSettings, tools: Sequence[Tool]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        settings: EnvironmentSettings,
+        tools: Sequence[Tool],
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
         self.words = words_of(policy)
         syntax: Tags | Template = Tags(tools)
         if settings.syntax == "template":
             tokenizer: Any = policy.tokenizer
-            syntax = Template(tools, tokenizer, tokenizer.convert_ids_to_tokens(sorted(policy.eos_ids)))
+            syntax = Template(tools, tokenizer, tokenizer.convert_ids_to_tokens(sorted(policy.eos_ids)), variables)
         _check_readable(syntax.marks, self.words)
         self.syntax: Syntax = syntax
         self.toolbox = Toolbox(tools, settings.seconds, settings.at_once)
@@ -93,14 +100,19 @@ class Tooled:
 
 
 @contextmanager
-def open_tools(policy: Policy, settings: EnvironmentSettings | None, folder: Path | None) -> Iterator[Tooled | None]:
+def open_tools(
+    policy: Policy,
+    settings: EnvironmentSettings | None,
+    folder: Path | None,
+    variables: Mapping[str, Any] | None = None,
+) -> Iterator[Tooled | None]:
     """The tools of a recipe, closed at the end; None where it names none. Files are looked up in the working
-    directory, then in `folder`."""
+    directory, then in `folder`. `variables` are the chat template's."""
     if settings is None:
         yield None
         return
     tools = tools_of(settings.tools, lambda path: locate(path, folder))
-    tooled = Tooled(policy, settings, tools)
+    tooled = Tooled(policy, settings, tools, variables)
     try:
         yield tooled
     finally:
