@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
 
 from tessera.core.errors import UserError
 from tessera.environments.syntax import Result
@@ -36,7 +38,8 @@ class Toolbox:
         results: list[Result | None] = [None] * len(calls)
         left = [len(calls)]
 
-        def finish(place: int, result: Result) -> None:
+        def finish(place: int, future: Future[Result]) -> None:
+            result = Result("error: the tools are closed", "unavailable") if future.cancelled() else future.result()
             with self._lock:
                 results[place] = result
                 left[0] -= 1
@@ -45,7 +48,7 @@ class Toolbox:
                 done([result for result in results if result is not None])
 
         for place, call in enumerate(calls):
-            self._pool.submit(lambda place=place, call=call: finish(place, self.run(call)))  # type: ignore[misc]
+            self._pool.submit(self.run, call).add_done_callback(partial(finish, place))
 
     def close(self) -> None:
         """Let go of the tools, and of calls that run still: a program that ends does not wait for them."""
@@ -65,7 +68,8 @@ class Toolbox:
 
         def work() -> None:
             try:
-                found.append(run_tool(tool, call, self.seconds))
+                with suppress(SystemExit):  # of a thread, which ends here anyway
+                    found.append(run_tool(tool, call, self.seconds))
             finally:
                 ended.set_result(None)
 
