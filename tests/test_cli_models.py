@@ -49,3 +49,9 @@ def test_export_and_chat_from_the_command_line(tiny_folder: Path, tmp_path: Path
     assert (said.code, said.err) == (0, "")
     lines = said.out.splitlines()
     assert lines[0] == "(system message set)" and lines[-1] == "(no system message)" and len(lines) >= 3
+
+
+def test_a_chat_says_that_it_calls_no_tools(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO(""))
+    said = tessera("chat", tiny_folder, "environment.tools.sql.database=x.db")
+    assert said.code == 0 and "tools are neither introduced nor called" in said.err

@@ -68,6 +68,8 @@ def chat(
     subject = read_subject(source, overrides or [], asks=False)
     policy = load_policy(subject.model, seed=subject.seed)
     talk = Chat(policy, Manner(temperature, max_new_tokens, seed), _write, subject.chat_template_kwargs)
+    if subject.environment is not None:
+        typer.echo("note: the recipe's tools are neither introduced nor called in a chat", err=True)
     if system is not None:
         talk.run([f"/system {system}"])
     if sys.stdin.isatty():

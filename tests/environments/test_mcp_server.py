@@ -59,7 +59,7 @@ def test_over_http_with_the_token(url: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_without_the_token_nobody_is_answered(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOOLS_TOKEN", "guessed")
     for settings in (McpSettings(url=url), McpSettings(url=url, token_env="TOOLS_TOKEN")):
-        with pytest.raises(UserError, match=r"environment\.tools\.mcp\.mine"):
+        with pytest.raises(UserError, match=r"environment\.tools\.mcp\.mine.*see token_env"):
             mcp_tools("mine", settings)
     for header in ({}, {"Authorization": "Bearer "}, {"Authorization": TOKEN}, {"Authorization": f"bearer {TOKEN} "}):
         with pytest.raises(HTTPError) as refused:

@@ -128,7 +128,9 @@ class Connection:
             self._living.cancel()
             raise ToolFailed("unavailable", f"the server {self.name} does not answer")
         error = None if self._living.cancelled() else self._living.exception()
-        raise ToolFailed("unavailable", f"the server {self.name} does not start: {_line(error)}") from error
+        # The SDK keeps to itself with which status a server refused.
+        hint = " (is a token wanted, or another? see token_env)" if "error response" in str(_inner(error)) else ""
+        raise ToolFailed("unavailable", f"the server {self.name} does not start: {_line(error)}{hint}") from error
 
     async def _live(self, ready: Future[Any]) -> None:
         """The life of a connection: one task enters and leaves it."""
@@ -205,8 +207,14 @@ def _page(cursor: str | None, client: Any) -> Any:
     return client.list_tools(cursor=cursor)
 
 
-def _line(error: BaseException | None) -> str:
-    """What went wrong, in a line: the innermost error of a group."""
+def _inner(error: BaseException | None) -> BaseException | None:
+    """The innermost error of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def _line(error: BaseException | None) -> str:
+    """What went wrong, in a line."""
+    error = _inner(error)
     return "it ended" if error is None else f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
