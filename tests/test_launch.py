@@ -221,3 +221,16 @@ def test_a_process_that_accelerate_left_alone_is_told_of(
         monkeypatch.setenv(name, value)
     run(tmp_path / "run", rl(steps=1))
     assert "accelerate launch started one process, as it does on a CPU: for more give it --multi_gpu" in caplog.text
+
+
+def test_a_run_with_other_files_for_its_tools_is_another(tmp_path: Path) -> None:
+    database = tmp_path / "x.db"
+    asked = recipe(environment={"tools": {"sql": {"database": str(database)}}})
+    prepared, found = prepare(asked, in_memory()), []
+    for content in (b"one", b"two", b"one"):
+        database.write_bytes(content)
+        found.append(prepared.fingerprint)
+    assert found[0] == found[2] != found[1]
+    assert prepare(recipe(), in_memory()).fingerprint == recipe().fingerprint(
+        [*in_memory().train, *in_memory().validation, *in_memory().test]
+    )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from tessera.core.errors import UserError, unknown
 from tessera.core.types import Problem
+from tessera.environments.settings import contents
 from tessera.evaluation import scores
 from tessera.evaluation.attempts import Part, attempts, check_group, fingerprint, plain
 from tessera.evaluation.suites import parts_of
@@ -28,6 +29,7 @@ from tessera.rollout.episodes import open_tools
 from tessera.rollout.hf import HFEngine
 from tessera.subject import Subject, read_subject
 from tessera.tasks.base import SPLITS
+from tessera.tasks.data import locate
 from tessera.tasks.options import read_options
 from tessera.tasks.registry import Questions, load_split
 
@@ -139,7 +141,7 @@ def _settings(wanted: Wanted, subject: Subject, asked: Sequence[_Asked]) -> dict
         "model": subject.model.model_dump(mode="json"),
         "weights": subject.weights(),
         "chat_template_kwargs": dict(subject.chat_template_kwargs),
-        **({} if subject.environment is None else {"environment": subject.environment.model_dump(mode="json")}),
+        **_tools(subject),
         "seed": subject.seed,
         "suite": wanted.suite,
         "parts": [
@@ -151,6 +153,15 @@ def _settings(wanted: Wanted, subject: Subject, asked: Sequence[_Asked]) -> dict
             for one in asked
         ],
     }
+
+
+def _tools(subject: Subject) -> dict[str, Any]:
+    """What decides what tools answer, where there are any: what the recipe says, and the files that it names."""
+    asked = subject.environment
+    if asked is None:
+        return {}
+    files = contents(asked.tools, lambda path: locate(path, subject.folder))
+    return {"environment": asked.model_dump(mode="json"), "tools": files}
 
 
 def _digest(problems: Sequence[Problem]) -> str:

@@ -16,6 +16,7 @@ from tessera.algorithms.registry import idle_keys
 from tessera.core.errors import UserError
 from tessera.core.launcher import lacks_others
 from tessera.core.types import Problem
+from tessera.environments.settings import contents
 from tessera.policy.load import Policy, load_policy, resolve_device
 from tessera.policy.quantized import is_quantized
 from tessera.policy.sharded import shard
@@ -27,6 +28,7 @@ from tessera.rollout.engine import Engine
 from tessera.rollout.engines import InProcess, open_engine
 from tessera.rollout.episodes import open_tools
 from tessera.tasks.base import LoadedTask
+from tessera.tasks.data import locate
 from tessera.tasks.registry import load_task
 from tessera.tracking.observer import tracking
 from tessera.tracking.settings import check_installed
@@ -63,7 +65,9 @@ class Prepared:
     def fingerprint(self) -> str:
         """Of the recipe and the data it read."""
         task, learnt = self.task, (example.problem for stage in self.learns for example in stage)
-        return self.recipe.fingerprint((*task.train, *task.validation, *task.test, *learnt))
+        asked, folder = self.recipe.environment, _folder(self.recipe)
+        files = None if asked is None else contents(asked.tools, lambda path: locate(path, folder))
+        return self.recipe.fingerprint((*task.train, *task.validation, *task.test, *learnt), files)
 
     @property
     def evaluated(self) -> list[tuple[Problem, int]]:

@@ -106,9 +106,10 @@ class Recipe(Settings):
         """The resolved recipe as YAML: every default written out."""
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
-    def fingerprint(self, problems: Iterable[Problem] = ()) -> str:
+    def fingerprint(self, problems: Iterable[Problem] = (), files: Mapping[str, str] | None = None) -> str:
         """A hash of all that decides the outcome: not where data and run are kept or a server is reached, who is told,
-        the limits that only stop a run, or how much the report keeps. `problems` adds what was read from the data."""
+        the limits that only stop a run, or how much the report keeps. `problems` adds what was read from the data,
+        `files` the hashes of what tools read."""
         exclude: Any = {
             "data_dir": True,
             "tracking": True,
@@ -123,6 +124,8 @@ class Recipe(Settings):
         for p in problems:
             told = json.dumps([p.id, p.key, p.prefill, p.answer, dict(p.metadata)], default=_as_json, skipkeys=True)
             digest.update(told.encode())
+        if files:
+            digest.update(json.dumps(files, sort_keys=True).encode())
         return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ import pytest
 from tessera.core.errors import UserError
 from tessera.environments.retrieval.index import build
 from tessera.environments.retrieval.passages import Passage
-from tessera.environments.settings import EnvironmentSettings, tools_of
+from tessera.environments.settings import EnvironmentSettings, contents, tools_of
 from tessera.tasks.options import read_options
 
 
@@ -69,3 +69,23 @@ def test_an_option_that_a_tool_of_ones_own_does_not_take_is_one_line(tmp_path: P
     settings = read({"own": {"tool.py:Half": {"off": 3}}})
     with pytest.raises(UserError, match=r"tool tool.py:Half.*off"):
         tools_of(settings.tools, lambda path: str(tmp_path / path))
+
+
+def test_what_tools_read_is_told_apart_by_what_it_holds_not_by_where_it_lies(tmp_path: Path) -> None:
+    pytest.importorskip("bm25s")
+
+    def made(folder: Path, text: str, cell: int) -> dict[str, str]:
+        (folder / "index").mkdir(parents=True)
+        build(folder / "index", [Passage("a", "Ant", text)], None, lambda done, total: None)
+        with closing(sqlite3.connect(folder / "x.db")) as connection:
+            connection.execute("CREATE TABLE t (a)")
+            connection.execute("INSERT INTO t VALUES (?)", (cell,))
+            connection.commit()
+        (folder / "tool.py").write_text("class Half:\n    pass\n")
+        settings = read({"search": {"index": "index"}, "sql": {"database": "x.db"}, "own": {"tool.py:Half": {}}})
+        return contents(settings.tools, lambda path: str(folder / path))
+
+    first, again = made(tmp_path / "1", "An insect.", 1), made(tmp_path / "2", "An insect.", 1)
+    other = made(tmp_path / "3", "A insect.", 2)
+    assert set(first) == {"search", "sql", "tool.py:Half"} and first == again
+    assert {key for key in first if first[key] != other[key]} == {"search", "sql"}

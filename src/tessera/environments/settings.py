@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from tessera.core.errors import UserError
 from tessera.core.user_code import find_in_file
 from tessera.environments.mcp_tool import McpSettings, mcp_tools
 from tessera.environments.python_tool import PythonTool
-from tessera.environments.retrieval.index import Kind, open_index
+from tessera.environments.retrieval.index import ABOUT, Kind, open_index
 from tessera.environments.sandbox import MEBIBYTE, Sandbox
 from tessera.environments.search_tool import SearchTool
 from tessera.environments.sql_tool import SqlTool
@@ -131,6 +132,22 @@ def tools_of(settings: ToolSettings, locate: Locate) -> list[Tool]:
             tool.close()
         raise
     return tools
+
+
+def contents(settings: ToolSettings, locate: Locate) -> dict[str, str]:
+    """Hashes of the files that decide what the tools answer: what goes on must not go on with others. Of an index that
+    of its description, which names its passages by their hash."""
+    files = {place: Path(locate(place.rpartition(":")[0])) for place in settings.own}
+    if settings.search is not None:
+        files["search"] = Path(locate(settings.search.index)) / ABOUT
+    if settings.sql is not None:
+        files["sql"] = Path(locate(settings.sql.database))
+    return {key: _hash(path) for key, path in files.items() if path.is_file()}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _own(place: str, options: dict[str, Any], locate: Locate) -> Tool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,9 @@ def build(
     bm25.build(folder, passages)
     if model is not None:
         dense.build(folder, passages, model, progress, prompts)
-    about = {"passages": len(passages), "dense": model}
+    with (folder / PassageFile.TEXT).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    about = {"passages": len(passages), "sha256": digest, "dense": model, "prompts": list(prompts)}
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
