@@ -14,8 +14,12 @@ from torch import Tensor
 
 from processes import together
 from tessera.core.errors import RunStopped, UserError
+from tessera.policy.forest import Row
+from tessera.policy.logprobs import score
+from tessera.policy.sharded import shard
 from tessera.training import ranks
 from tessera.training.ranks import Ranks, processes
+from tiny import tiny_policy
 
 
 def test_alone_nothing_is_sent() -> None:
@@ -104,6 +108,32 @@ def test_a_process_that_is_gone_stops_the_others_at_once() -> None:
     assert text.endswith("go on with --resume")
     assert "\n" not in text
     assert seconds < 5
+
+
+def lost_in_a_layer(rank: int) -> list[str]:
+    row = [Row((1, 30, 31), (60, 61, 62), (0, 1, 2))]
+    with processes() as found:
+        policy = tiny_policy()
+        shard(policy.model, torch.device("cpu"))
+        found.any(False)
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        said = []
+        for wrong in (lambda: score(policy.model, row), lambda: torch.zeros(2) @ torch.zeros(3)):
+            try:
+                with found.reachable():
+                    wrong()
+            except (RunStopped, RuntimeError) as error:
+                said.append(f"{type(error).__name__}: {error}")
+        return said
+
+
+def test_a_process_that_is_gone_while_layers_pass_stops_the_others_and_a_bug_is_a_bug() -> None:
+    (gone, bug), nobody = together(lost_in_a_layer)
+    assert nobody is None
+    assert gone.startswith("RunStopped: another process of the run ended or cannot be reached (")
+    assert gone.endswith("go on with --resume") and "\n" not in gone
+    assert bug.startswith("RuntimeError: ") and "size" in bug
 
 
 def joined_already(rank: int) -> tuple[list[int], bool]:

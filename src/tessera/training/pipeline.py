@@ -83,7 +83,7 @@ class Pipeline:
         found = self.run.ranks.lead(lambda: checkpoint.newest(self.run.folder.checkpoints)) if resume else None
         with self.run.interrupt.handling():
             try:
-                with _enough_memory():
+                with _enough_memory(), self.run.ranks.reachable():
                     self._run(found)
             except Interrupted:
                 self.run.ranks.lead(lambda: self._summary("interrupted"))

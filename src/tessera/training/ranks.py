@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -54,6 +55,11 @@ class Ranks:
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by its sum over the processes."""
+
+    @contextmanager
+    def reachable(self) -> Iterator[None]:
+        """Within the context a process that has gone away is a RunStopped where weights in parts meet, too."""
+        yield
 
 
 class Processes(Ranks):
@@ -106,15 +112,21 @@ class Processes(Ranks):
                 tensor.copy_(part.view(tensor.shape))
 
     @contextmanager
+    def reachable(self) -> Iterator[None]:
+        """See Ranks."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and not re.search("gloo|nccl", str(error), re.IGNORECASE):
+                raise
+            raise _gone(error) from error
+
+    @contextmanager
     def _all_there(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise, of a peer that closed its connection or is silent
-            why = str(error).strip().partition("\n")[0].rpartition("] ")[2].partition(". ")[0] or type(error).__name__
-            raise RunStopped(
-                f"another process of the run ended or cannot be reached ({why}); its own last line says more; the "
-                "newest checkpoint is intact, go on with --resume"
-            ) from error
+            raise _gone(error) from error
 
 
 @contextmanager
@@ -137,6 +149,14 @@ def processes() -> Iterator[Ranks]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     atexit.register(_leave)
     yield Processes()
+
+
+def _gone(error: RuntimeError) -> RunStopped:
+    why = str(error).strip().partition("\n")[0].rpartition("] ")[2].partition(". ")[0] or type(error).__name__
+    return RunStopped(
+        f"another process of the run ended or cannot be reached ({why}); its own last line says more; the newest "
+        "checkpoint is intact, go on with --resume"
+    )
 
 
 def _leave() -> None:
