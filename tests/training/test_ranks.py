@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -66,6 +67,7 @@ def talk(rank: int) -> dict[str, Any]:
             "led": found.lead(lambda: f"by {rank}"),
             "failed": failed,
             "sums": [tensor.tolist() for tensor in (*tensors, half)],
+            "patience": found._plain._get_backend(torch.device("cpu")).options._timeout,
         }
 
 
@@ -76,6 +78,7 @@ def _fail(rank: int) -> str:
 def test_what_processes_tell_each_other() -> None:
     for rank, told in enumerate(together(talk, 3)):
         assert told["rank"] == rank
+        assert told["patience"] == timedelta(days=1)  # torch's own half hour would end runs that sample for longer
         assert told["gathered"] == [{"of": 0}, {"of": 1}, {"of": 2}]
         assert told["flags"] == [True, False]
         assert (told["led"], told["failed"]) == ("by 0", "no disk in 0")

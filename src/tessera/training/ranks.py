@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,6 +24,7 @@ from tessera.core.launcher import place
 
 T = TypeVar("T")
 
+PATIENCE = timedelta(days=1)  # for the slowest process of a step
 BUCKET = 2**24  # numbers that are summed in one call: 64 MB in float32
 
 
@@ -70,8 +72,8 @@ class Processes(Ranks):
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        # Plain data goes over gloo, which notices at once when a process is gone.
-        self._plain = dist.new_group(backend="gloo")
+        # Plain data goes over gloo, which notices at once when a process is gone; one that samples for long is not.
+        self._plain = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def gather(self, value: T) -> list[T]:
         """See Ranks."""
