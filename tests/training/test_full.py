@@ -131,6 +131,6 @@ def test_full_goes_alone(tiny_folder: Path) -> None:
 
 
 def test_engines_that_are_sent_adapters_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    recipe = read_recipe(str(_recipe(tmp_path / "a.yaml", tiny_folder)), ["engine.kind=vllm_server"])
+    recipe = read_recipe(str(_recipe(tmp_path / "a.yaml", tiny_folder)), ["engine={kind: vllm_server}"])
     with pytest.raises(UserError, match=r"is sent LoRA adapters, not model\.full"):
         prepare(recipe)
