@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -60,11 +61,16 @@ def project(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
+def program(name: str) -> str:
+    """What is installed beside this Python, whether the shell knows it or not."""
+    return str(Path(sys.executable).with_name(name))
+
+
 def launched(*arguments: str) -> subprocess.Popen[str]:
     """`tessera train ARGUMENTS` in two processes of torchrun."""
     port = ["--master_port", str(free_port())]
     return subprocess.Popen(
-        ["torchrun", "--nproc_per_node", "2", *port, "-m", "tessera", "train", *arguments],
+        [program("torchrun"), "--nproc_per_node", "2", *port, "-m", "tessera", "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -155,7 +161,15 @@ def test_a_second_request_to_the_launcher_stops_at_once(project: Path) -> None:
 
 @pytest.mark.slow
 def test_accelerate_starts_what_torchrun_starts(project: Path) -> None:
-    command = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", str(free_port())]
+    command = [
+        program("accelerate"),
+        "launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        str(free_port()),
+    ]
     told = [*command, "-m", "tessera", "train", "slow.yaml", "model.device=cpu"]
     done = subprocess.run(told, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT})
     assert done.returncode == 0, done.stderr
