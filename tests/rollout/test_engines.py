@@ -177,6 +177,11 @@ def test_keys_are_read_strictly(engine: Any, message: str) -> None:
         recipe(engine)
 
 
+def test_options_without_a_kind_are_of_the_trainers_own_model() -> None:
+    assert recipe({"dtype": "bfloat16"}).engine == InProcess(dtype="bfloat16")
+    assert recipe({}).engine == InProcess()
+
+
 def test_where_a_server_is_decides_nothing_of_a_run() -> None:
     plain = recipe({"kind": "vllm_server"}).fingerprint()
     moved = {"url": "http://elsewhere:1", "adapter_dir": "/x", "timeout": 1, "retries": 9, "tolerance": 0.5}

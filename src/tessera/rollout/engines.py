@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tessera.core.errors import UserError
 from tessera.policy.load import DTYPES, ModelConfig, Policy
@@ -57,7 +57,15 @@ class VLLMSettings(_Served):
 # What says where an engine is and how long it may take, and nothing of what it samples.
 PLACE = {"url", "adapter_dir", "timeout", "retries", "gpu_memory_utilization", "tolerance"}
 
-EngineSettings = Annotated[InProcess | VLLMServerSettings | VLLMSettings, Field(discriminator="kind")]
+
+def _of_a_kind(given: Any) -> Any:
+    """Options without a kind are those of the default."""
+    return {"kind": "in_process", **given} if isinstance(given, dict) else given
+
+
+EngineSettings = Annotated[
+    InProcess | VLLMServerSettings | VLLMSettings, Field(discriminator="kind"), BeforeValidator(_of_a_kind)
+]
 
 
 @contextmanager
